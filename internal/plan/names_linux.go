@@ -42,6 +42,8 @@ func callName(nr uint64) string {
 		return "fchown"
 	case unix.SYS_FCHOWNAT:
 		return "fchownat"
+	case unix.SYS_FCNTL:
+		return "fcntl"
 	case unix.SYS_FSCONFIG:
 		return "fsconfig"
 	case unix.SYS_FSMOUNT:

@@ -29,12 +29,15 @@ import (
 // A Plan is an ordered list of operations under construction. Its zero value
 // is not usable; New makes one.
 type Plan struct {
-	ops   []op
-	steps []Step
-	data  []byte  // strings, buffers and pointer tables; offsets are Args
-	reloc []reloc // pointers inside data
-	regs  int
+	ops    []op
+	steps  []Step
+	data   []byte  // strings, buffers and pointer tables; offsets are Args
+	reloc  []reloc // pointers inside data
+	regs   int
+	preset []preset
 }
+
+type preset struct{ reg, value int }
 
 // A Step is what people are told of one operation.
 type Step struct {
@@ -63,7 +66,7 @@ const (
 	nrWait   = 1 << 32
 	nrSignal = 1<<32 + 1
 
-	maxRegs = 64
+	maxRegs = 512
 )
 
 type reloc struct{ at, to int } // the 8 bytes at data[at:] point to data[to:]
@@ -114,6 +117,13 @@ func (p *Plan) Reg() Reg {
 	}
 	p.regs++
 	return Reg(p.regs - 1)
+}
+
+// Preset returns a fresh register that holds v from the start.
+func (p *Plan) Preset(v int) Reg {
+	r := p.Reg()
+	p.preset = append(p.preset, preset{int(r), v})
+	return r
 }
 
 // Str is a pointer to s as a C string. A NUL inside s panics: callers refuse

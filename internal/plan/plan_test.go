@@ -98,6 +98,12 @@ var cases = map[string]func() *Plan{
 		p.Call("skip", unix.SYS_UMASK, Int(0o33)).Unless(zero).Into(out)
 		return p
 	},
+	"preset": func() *Plan {
+		p := New()
+		r, no := p.Preset(-7), p.Preset(5)
+		p.Call("left out", unix.SYS_UMASK, Int(0)).When(r).Into(no)
+		return p
+	},
 	"zero": func() *Plan {
 		p := New()
 		p.Call("set", unix.SYS_UMASK, Int(0o77))

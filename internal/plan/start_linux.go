@@ -110,6 +110,9 @@ func (p *Plan) load() (*Task, error) {
 		*(*uint64)(unsafe.Pointer(&arena[data+r.at])) = base + uint64(r.to)
 	}
 	t.header.regs = uint64(uintptr(unsafe.Pointer(t.regs)))
+	for _, s := range p.preset {
+		t.regs[s.reg] = uint64(s.value)
+	}
 	t.header.count = uint64(len(p.ops))
 	if ops == 0 {
 		return t, nil

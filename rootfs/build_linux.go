@@ -1,0 +1,280 @@
+package rootfs
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"skiff/internal/plan"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	sizeofMountAttr = 32 // struct mount_attr, kernel 5.12
+
+	sizeofOpenHow = 24 // struct open_how, kernel 5.6
+
+	nosuid = unix.MS_NOSUID
+	nosdx  = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+	// optionPage is what mount(2) takes of options; more goes by fsconfig(2).
+	optionPage = 4095
+
+	// inRoot resolves a path as the container would, links included.
+	inRoot = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
+	// plain refuses links: what the kernel's file systems are mounted on must
+	// be a directory of the image itself.
+	plain = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS
+)
+
+// Built is what a plan's parent needs to know of it.
+type Built struct {
+	StoreTree plan.Reg   // set by the parent if Root.IDMapped: the store as a detached, id-mapped tree
+	Trees     []plan.Reg // one per Root.Mounts; set by the parent where Mount.IDMapped
+	Master    plan.Reg   // the terminal's master, a descriptor that the parent shares
+	Slave     plan.Reg   // the terminal's slave, to become the task's stdio
+}
+
+// A builder writes one root into a plan. The directory store is the working
+// directory until the overlay stands, root from then on.
+type builder struct {
+	*plan.Plan
+	r     *Root
+	store plan.Reg
+	root  plan.Reg
+}
+
+// Build appends to p what makes r, up to and including the change of root. The
+// task's working directory is / afterwards.
+func Build(p *plan.Plan, r *Root) *Built {
+	b := &builder{Plan: p, r: r, store: p.Reg(), root: p.Reg()}
+	out := &Built{StoreTree: p.Reg(), Master: p.Reg(), Slave: p.Reg()}
+
+	// Nothing of ours reaches the host; the host's unmounts still reach us.
+	b.mount("own mounts", "", "/", "", unix.MS_REC|unix.MS_SLAVE, "")
+	b.enterStore(out)
+	b.files()
+	b.overlay()
+	b.proc()
+	b.sys()
+	b.dev(out)
+	b.placeFiles()
+	for i := range r.Mounts {
+		out.Trees = append(out.Trees, b.userMount(&r.Mounts[i]))
+	}
+	b.masks()
+	if r.ReadOnly {
+		b.Call("read-only root", unix.SYS_MOUNT_SETATTR, b.root.Arg(), b.Str(""), plan.Int(unix.AT_EMPTY_PATH),
+			b.attr(unix.MOUNT_ATTR_RDONLY, 0, 0), plan.Int(sizeofMountAttr))
+	}
+	b.pivot()
+	return out
+}
+
+// enterStore makes the store the working directory, through the id-mapped tree
+// if there is one: the ids in the store are the container's own.
+func (b *builder) enterStore(out *Built) {
+	if b.r.IDMapped {
+		// On /, since no other path is sure to exist. Our own root stays what
+		// it is: a mount on top of / is not what / resolves to.
+		b.Call("attach store", unix.SYS_MOVE_MOUNT, out.StoreTree.Arg(), b.Str(""), plan.Int(unix.AT_FDCWD), b.Str("/"), plan.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
+		b.Call("enter store", unix.SYS_FCHDIR, out.StoreTree.Arg()).At(b.r.Store)
+	} else {
+		b.Call("enter store", unix.SYS_CHDIR, b.Str(b.r.Store)).At(b.r.Store)
+	}
+	b.openat("open store", plan.Int(unix.AT_FDCWD), ".", unix.O_PATH|unix.O_DIRECTORY, 0).Into(b.store)
+}
+
+// filesDir holds skiff's own small files: a tmpfs over a directory of the
+// store that every store has, seen by this mount namespace alone.
+const filesDir = "volumes"
+
+func (b *builder) files() {
+	if len(b.r.Files) == 0 {
+		return
+	}
+	b.mount("mount files", "tmpfs", filesDir, "tmpfs", nosdx, "mode=0755,size=1m")
+	fd := b.Reg()
+	for i, f := range b.r.Files {
+		b.openat("make "+f.Path, plan.Int(unix.AT_FDCWD), fileName(i), unix.O_CREAT|unix.O_WRONLY, 0o644).Into(fd)
+		b.Call("write "+f.Path, unix.SYS_WRITE, fd.Arg(), b.Str(f.Content), plan.Int(len(f.Content)))
+		b.close(fd)
+	}
+}
+
+func fileName(i int) string { return fmt.Sprintf("%s/%d", filesDir, i) }
+
+// overlay mounts the layers on a directory of the store, in this mount
+// namespace, and enters it. The option userxattr, kernel 5.11, makes the same
+// layers work in a user namespace and out of it.
+func (b *builder) overlay() {
+	r := b.r
+	top := make([]string, 0, len(r.Lower))
+	for i := len(r.Lower) - 1; i >= 0; i-- {
+		top = append(top, r.Lower[i])
+	}
+	options := "userxattr"
+	if r.Volatile {
+		options += ",volatile"
+	}
+	data := "lowerdir=" + strings.Join(top, ":") + ",upperdir=" + r.Upper + ",workdir=" + r.Work + "," + options
+	const at = "tmp"
+	if len(data) <= optionPage {
+		b.mount("mount overlay", "overlay", at, "overlay", 0, data)
+	} else {
+		b.longOverlay(top, at)
+	}
+	b.Call("enter root", unix.SYS_CHDIR, b.Str(at))
+	b.openat("open root", plan.Int(unix.AT_FDCWD), ".", unix.O_PATH|unix.O_DIRECTORY, 0).Into(b.root)
+}
+
+// longOverlay passes more layers than mount(2) has room for. Source:
+// Documentation/filesystems/overlayfs.rst, "lowerdir+", kernel 6.7.
+func (b *builder) longOverlay(top []string, at string) {
+	fs, tree := b.Reg(), b.Reg()
+	const flag, text, create = 0, 1, 6 // FSCONFIG_SET_FLAG, _SET_STRING, _CMD_CREATE
+	set := func(key, value string) {
+		b.Call("set "+key, unix.SYS_FSCONFIG, fs.Arg(), plan.Int(text), b.Str(key), b.Str(value), plan.Int(0)).At(value)
+	}
+	b.Call("open overlay", unix.SYS_FSOPEN, b.Str("overlay"), plan.Int(unix.FSOPEN_CLOEXEC)).Into(fs)
+	for _, dir := range top {
+		set("lowerdir+", dir)
+	}
+	set("upperdir", b.r.Upper)
+	set("workdir", b.r.Work)
+	b.Call("set userxattr", unix.SYS_FSCONFIG, fs.Arg(), plan.Int(flag), b.Str("userxattr"), plan.Int(0), plan.Int(0))
+	if b.r.Volatile {
+		b.Call("set volatile", unix.SYS_FSCONFIG, fs.Arg(), plan.Int(flag), b.Str("volatile"), plan.Int(0), plan.Int(0))
+	}
+	b.Call("mount overlay", unix.SYS_FSCONFIG, fs.Arg(), plan.Int(create), plan.Int(0), plan.Int(0), plan.Int(0))
+	b.Call("mount overlay", unix.SYS_FSMOUNT, fs.Arg(), plan.Int(unix.FSMOUNT_CLOEXEC), plan.Int(0)).Into(tree)
+	b.Call("attach overlay", unix.SYS_MOVE_MOUNT, tree.Arg(), b.Str(""), plan.Int(unix.AT_FDCWD), b.Str(at), plan.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
+	b.close(fs)
+	b.close(tree)
+}
+
+// proc mounts a process table of the container's own pid namespace. Where the
+// kernel forbids a new one, because this host's own /proc is partly hidden as
+// in many build pods, the host's is shown instead.
+func (b *builder) proc() {
+	made := b.Reg()
+	b.enter("proc")
+	b.mount("mount proc", "proc", ".", "proc", nosdx, "").Into(made).Ignore(unix.EPERM)
+	b.mount("bind proc", "/proc", ".", "", unix.MS_BIND|unix.MS_REC, "").Unless(made)
+	b.leave()
+}
+
+func (b *builder) sys() {
+	flags := uintptr(nosdx)
+	if !b.r.Privileged {
+		flags |= unix.MS_RDONLY
+	}
+	b.enter("sys")
+	if b.r.HostNet && b.r.UserNS {
+		// A new sysfs shows the network namespace, which must be ours.
+		b.mount("bind sys", "/sys", ".", "", unix.MS_BIND|unix.MS_REC, "")
+		b.leave()
+		if !b.r.Privileged {
+			sys := b.Reg()
+			b.openat("open sys", b.root.Arg(), "sys", unix.O_PATH, 0).Into(sys)
+			b.Call("read-only sys", unix.SYS_MOUNT_SETATTR, sys.Arg(), b.Str(""), plan.Int(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE),
+				b.attr(unix.MOUNT_ATTR_RDONLY, 0, 0), plan.Int(sizeofMountAttr)).Ignore(unix.EPERM)
+			b.close(sys)
+		}
+		return
+	}
+	b.mount("mount sys", "sysfs", ".", "sysfs", flags, "")
+	b.leave()
+	if b.r.Cgroup {
+		b.mount("mount cgroup", "cgroup", "sys/fs/cgroup", "cgroup2", flags, "").Ignore(unix.EPERM, unix.ENOENT, unix.EBUSY, unix.ENODEV)
+	}
+}
+
+// masks hides paths of /proc and /sys, which are our own mounts, so strings
+// are safe. Which of them exist depends on the kernel.
+func (b *builder) masks() {
+	if len(b.r.Masked) > 0 {
+		// One empty directory serves all: a bind keeps its read-only flag.
+		b.mkdir("dev/.masked")
+		b.mount("mount mask", "tmpfs", "dev/.masked", "tmpfs", nosdx|unix.MS_RDONLY, "size=0k,mode=0755,nr_inodes=2")
+	}
+	for _, name := range b.r.Masked {
+		if dir, ok := strings.CutSuffix(name, "/"); ok {
+			b.mount("mask "+dir, "dev/.masked", dir[1:], "", unix.MS_BIND, "").Ignore(unix.ENOENT)
+		} else {
+			b.mount("mask "+name, "dev/null", name[1:], "", unix.MS_BIND, "").Ignore(unix.ENOENT)
+		}
+	}
+	if len(b.r.Masked) > 0 {
+		b.Call("drop mask", unix.SYS_UMOUNT2, b.Str("dev/.masked"), plan.Int(unix.MNT_DETACH))
+		b.Call("drop mask", unix.SYS_UNLINKAT, plan.Int(unix.AT_FDCWD), b.Str("dev/.masked"), plan.Int(unix.AT_REMOVEDIR))
+	}
+	for _, name := range b.r.ReadOnlyPaths {
+		found := b.Reg()
+		b.mount("read-only "+name, name[1:], name[1:], "", unix.MS_BIND|unix.MS_REC, "").Into(found).Ignore(unix.ENOENT)
+		b.mount("read-only "+name, "", name[1:], "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|nosdx, "").When(found)
+	}
+}
+
+// pivot leaves the host's tree. With "." for both, the old root ends up on top
+// of the new one and is detached from there. Source: pivot_root(2), NOTES.
+func (b *builder) pivot() {
+	dot := b.Str(".")
+	b.Call("pivot_root", unix.SYS_PIVOT_ROOT, dot, dot)
+	b.Call("detach host", unix.SYS_UMOUNT2, dot, plan.Int(unix.MNT_DETACH))
+	b.Call("enter /", unix.SYS_CHDIR, b.Str("/"))
+	b.close(b.root)
+	b.close(b.store)
+}
+
+// enter makes a directory directly below the root the working directory. It
+// is made if missing and must not be a link: CVE-2026-41579, CVE-2019-19921.
+func (b *builder) enter(name string) {
+	fd := b.Reg()
+	b.mkdir(name)
+	b.openat2("open /"+name, b.root, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, plain).Into(fd).At("/" + name)
+	b.Call("enter /"+name, unix.SYS_FCHDIR, fd.Arg())
+	b.close(fd)
+}
+
+func (b *builder) leave() { b.Call("back to root", unix.SYS_FCHDIR, b.root.Arg()) }
+
+func (b *builder) mkdir(name string) {
+	b.Call("make /"+name, unix.SYS_MKDIRAT, plan.Int(unix.AT_FDCWD), b.Str(name), plan.Int(0o755)).Ignore(unix.EEXIST).At("/" + name)
+}
+
+func (b *builder) mount(step, source, target, fstype string, flags uintptr, data string) plan.Op {
+	arg := func(s string) plan.Arg {
+		if s == "" {
+			return plan.Int(0)
+		}
+		return b.Str(s)
+	}
+	return b.Call(step, unix.SYS_MOUNT, arg(source), b.Str(target), arg(fstype), plan.Int(flags), arg(data))
+}
+
+func (b *builder) openat(step string, dir plan.Arg, name string, flags int, mode uint32) plan.Op {
+	return b.Call(step, unix.SYS_OPENAT, dir, b.Str(name), plan.Int(flags|unix.O_CLOEXEC), plan.Int(mode))
+}
+
+func (b *builder) openat2(step string, dir plan.Reg, name string, flags int, resolve uint64) plan.Op {
+	how := make([]byte, sizeofOpenHow)
+	put(how[0:], uint64(flags)|unix.O_CLOEXEC)
+	put(how[16:], resolve)
+	return b.Call(step, unix.SYS_OPENAT2, dir.Arg(), b.Str(name), b.Bytes(how), plan.Int(len(how)))
+}
+
+func (b *builder) close(fd plan.Reg) plan.Op { return b.Call("close", unix.SYS_CLOSE, fd.Arg()) }
+
+// attr is struct mount_attr. Source: mount_setattr(2), kernel 5.12.
+func (b *builder) attr(set, clear, propagation uint64) plan.Arg {
+	a := make([]byte, sizeofMountAttr)
+	put(a[0:], set)
+	put(a[8:], clear)
+	put(a[16:], propagation)
+	return b.Bytes(a)
+}
+
+// clean is the path below the root, without its leading slash; "" is the root.
+func clean(name string) string { return path.Clean("/" + name)[1:] }
