@@ -63,6 +63,9 @@ func Build(p *plan.Plan, r *Root) *Built {
 	for i := range r.Mounts {
 		out.Trees = append(out.Trees, b.userMount(&r.Mounts[i]))
 	}
+	for _, dir := range r.Dirs {
+		b.makeDir(dir)
+	}
 	b.masks()
 	if r.ReadOnly {
 		b.Call("read-only root", unix.SYS_MOUNT_SETATTR, b.root.Arg(), b.Str(""), plan.Int(unix.AT_EMPTY_PATH),

@@ -29,6 +29,18 @@ func (b *builder) placeFiles() {
 	}
 }
 
+// makeDir makes a directory that may be missing.
+func (b *builder) makeDir(at string) {
+	name, found := clean(at), b.Reg()
+	if name == "" {
+		return
+	}
+	b.openat2("open "+at, b.root, name, unix.O_PATH, inRoot).Into(found).Ignore(unix.ENOENT).At(at)
+	made := b.directory(name, found)
+	b.close(found).When(found)
+	b.close(made).When(made)
+}
+
 // covered reports whether a mount of the user's is at or above name.
 func (b *builder) covered(name string) bool {
 	for _, m := range b.r.Mounts {

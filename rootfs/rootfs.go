@@ -30,8 +30,9 @@ type Root struct {
 
 	Terminal   bool
 	Privileged bool
-	ShmSize    int64  // bytes of /dev/shm
-	Files      []File // small files that skiff provides, such as /etc/hosts
+	ShmSize    int64    // bytes of /dev/shm
+	Dirs       []string // absolute; made if missing, such as the working directory
+	Files      []File   // small files that skiff provides, such as /etc/hosts
 	Mounts     []Mount
 
 	Masked        []string // absolute; hidden. Directories end in /
@@ -56,7 +57,6 @@ type Mount struct {
 	Propagation uint64 // MS_PRIVATE, MS_SLAVE or MS_SHARED; 0 is private
 	Flags       uint64 // MS_NOSUID, MS_NODEV, MS_NOEXEC
 	Data        string // mount(2) data, for tmpfs
-	CopyUp      bool   // reserved to tmpfs: see Build
 	IDMapped    bool   // the tree comes id-mapped, in Built.Trees
 }
 

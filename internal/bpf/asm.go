@@ -73,7 +73,9 @@ func (a *assembler) near(l label, spare int) label {
 		return l
 	}
 	if target := a.code[l]; target.Code == unix.BPF_RET|unix.BPF_K {
-		return a.emit(target.Code, target.K)
+		l = a.emit(target.Code, target.K)
+		a.rets[Action(target.K)] = l
+		return l
 	}
 	return a.same(l)
 }

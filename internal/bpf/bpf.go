@@ -14,7 +14,6 @@ package bpf
 
 import (
 	"fmt"
-	"math/bits"
 	"slices"
 	"syscall"
 
@@ -128,7 +127,9 @@ func (a *assembler) table(t Table) (label, error) {
 	if err != nil {
 		return 0, err
 	}
-	a.tree(spans)
+	if root := a.tree(spans); int(root) != len(a.code)-1 {
+		a.same(root) // a lone span may end in a return that stands further on
+	}
 	return a.load(offNR), nil
 }
 
@@ -145,16 +146,17 @@ func (a *assembler) tree(spans []span) label {
 
 // spans sorts the rules and merges neighbours that do not differ.
 func (t Table) spans() ([]span, error) {
-	rules := slices.Clone(t.Rules)
-	slices.SortStableFunc(rules, func(a, b Rule) int {
-		switch {
-		case a.NR < b.NR:
-			return -1
-		case a.NR > b.NR:
-			return 1
-		}
-		return 0
-	})
+	// Sorting number and place as one integer is several times faster than
+	// slices.SortStableFunc, whose time was half of Compile's.
+	keys := make([]uint64, len(t.Rules))
+	for i, r := range t.Rules {
+		keys[i] = uint64(r.NR)<<32 | uint64(i)
+	}
+	slices.Sort(keys)
+	rules := make([]Rule, len(keys))
+	for i, k := range keys {
+		rules[i] = t.Rules[uint32(k)]
+	}
 	out := []span{{act: t.Default}}
 	add := func(s span) {
 		last := &out[len(out)-1]
@@ -317,7 +319,3 @@ func (a *assembler) cond(c Cond, match, fail label) label {
 	}
 	return match
 }
-
-// Depth is the largest number of comparisons on the number alone: what the
-// tree costs a call whose arguments do not matter.
-func Depth(spans int) int { return bits.Len(uint(max(spans, 1) - 1)) }

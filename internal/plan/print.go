@@ -18,6 +18,15 @@ func (p *Plan) String() string {
 	return b.String()
 }
 
+// Lines are the lines of String without their numbers.
+func (p *Plan) Lines() []string {
+	lines := make([]string, len(p.ops))
+	for i := range lines {
+		lines[i] = p.Line(i)
+	}
+	return lines
+}
+
 // Line prints operation i: its step, the call, and what qualifies it.
 func (p *Plan) Line(i int) string {
 	o, s := &p.ops[i], p.steps[i]

@@ -1,0 +1,42 @@
+# What a person types. README.md explains the first two.
+
+GO      ?= go
+TAGS    := urfave_cli_no_docs
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w"
+GOTEST  := CGO_ENABLED=0 $(GO) test -tags $(TAGS)
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || command -v sudo >/dev/null && [ "$$(id -u)" != 0 ] && echo "sudo -n")
+
+.PHONY: build demo test test-deps bench init-cost lint generate arm64 install clean
+
+build: ## the static binary ./skiff
+	$(BUILD) -o skiff .
+
+demo: build ## run a container: no registry, no network
+	./skiff run --rm builtin:hello
+
+test: test-deps ## all tests that this user and machine can run
+	$(GOTEST) ./...
+
+test-deps: ## Debian packages that the tests use
+	@.ci/deps
+
+bench: build ## compare with bwrap, crun, podman and a static C program
+	$(GO) run ./bench -skiff ./skiff
+
+init-cost: build ## what package initialisation costs each start
+	$(GO) run ./bench -init -skiff ./skiff
+
+lint: ## what continuous integration checks of the text
+	@.ci/lint
+
+arm64: ## the other architecture builds
+	GOARCH=arm64 $(BUILD) -o /dev/null .
+
+generate: ## rewrite generated files
+	$(GO) generate ./...
+
+install: build
+	install -D -m 755 skiff $(DESTDIR)/usr/local/bin/skiff
+
+clean:
+	rm -f skiff

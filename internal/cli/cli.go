@@ -1,0 +1,102 @@
+// Package cli is the command line: it reads arguments, calls package run, and
+// alone speaks to the user.
+//
+// Limits: every decision about containers is made elsewhere; here are words,
+// tables and exit statuses.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+
+	"skiff/run"
+
+	"github.com/urfave/cli/v2"
+)
+
+// verbs is the table of what skiff does.
+func verbs() []*cli.Command {
+	return []*cli.Command{
+		runCommand(), explainCommand(),
+		imagesCommand(), rmiCommand(),
+		psCommand(), rmCommand(),
+		versionCommand(),
+	}
+}
+
+// Main runs one command and returns its exit status.
+func Main(args []string) int {
+	// Containers are tied to the thread that makes them: it must be one that
+	// lives as long as the process. This is the main one.
+	runtime.LockOSThread()
+	if len(args) == 2 && args[1] == helloName {
+		return hello()
+	}
+	// -h is docker's --hostname.
+	cli.HelpFlag = &cli.BoolFlag{Name: "help", Usage: "show help", DisableDefaultText: true}
+	app := &cli.App{
+		Name:                      "skiff",
+		Usage:                     "run containers without a daemon",
+		UsageText:                 "skiff run -it alpine sh\nskiff run --rm -v .:/src golang go test ./...\nskiff run builtin:hello",
+		HideVersion:               true,
+		Flags:                     []cli.Flag{rootFlag(), &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"}},
+		Commands:                  verbs(),
+		UseShortOptionHandling:    true,
+		DisableSliceFlagSeparator: true,
+		ExitErrHandler:            func(*cli.Context, error) {},
+		OnUsageError:              usageError,
+		CommandNotFound:           nil,
+		Action: func(c *cli.Context) error {
+			if c.Bool("version") {
+				fmt.Println("skiff version " + version())
+				return nil
+			}
+			if c.NArg() > 0 {
+				return fmt.Errorf("%s: no such command; see `skiff --help`", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+	for _, c := range app.Commands {
+		c.OnUsageError = usageError
+		c.UseShortOptionHandling = true
+	}
+	err := app.Run(args)
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
+	if err != nil {
+		complain(os.Stderr, err)
+	}
+	return run.StatusOf(err)
+}
+
+// An exitStatus is how a command ended that has already said what there was to say.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	return &verbError{verb: c.Command.Name, err: err, usage: true}
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name: "version", Usage: "print the version",
+		Action: func(*cli.Context) error {
+			fmt.Printf("skiff version %s, %s, %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return nil
+		},
+	}
+}

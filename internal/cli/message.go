@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"unicode"
+)
+
+// A verbError says which command failed, and on what.
+type verbError struct {
+	verb, object string
+	err          error
+	usage        bool
+}
+
+func (e *verbError) Error() string {
+	if e.object == "" {
+		return fmt.Sprintf("%s: %v", e.verb, e.err)
+	}
+	return fmt.Sprintf("%s %s: %v", e.verb, e.object, e.err)
+}
+
+func (e *verbError) Unwrap() error { return e.err }
+
+// complain prints an error, and what to do about it if that is known.
+func complain(w io.Writer, err error) {
+	fmt.Fprintf(w, "skiff: %s\n", printable(err.Error()))
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintf(w, "skiff: hint: %s\n", hint)
+	}
+}
+
+// printable escapes what an image or a registry may have put into a message to
+// play tricks on a terminal.
+func printable(s string) string {
+	if strings.IndexFunc(s, odd) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if odd(r) {
+			fmt.Fprintf(&b, "\\x%02x", r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func odd(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }

@@ -1,0 +1,124 @@
+package run
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// forward hands every signal that can be caught to the container's init until
+// stop is called. Those that the Go runtime or the terminal need are left out.
+//
+// A program that runs as process 1 is not ended by a signal it does not
+// handle. So the second interrupt in a row, if the first went unhandled, kills
+// it; ignored is called after the first. Source: pid_namespaces(7).
+func forward(pr *Process, ignored func()) (stop func()) {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals)
+	signal.Reset(syscall.SIGURG, syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGWINCH,
+		syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGTSTP)
+	done := make(chan struct{})
+	go func() {
+		interrupted := false
+		for {
+			select {
+			case <-done:
+				return
+			case s := <-signals:
+				n := s.(syscall.Signal)
+				if n == syscall.SIGCONT || n == syscall.SIGCHLD || n == syscall.SIGURG {
+					continue
+				}
+				if n == syscall.SIGINT && !handles(pr.PID, n) {
+					if interrupted {
+						n = syscall.SIGKILL
+					} else if interrupted = true; ignored != nil {
+						ignored()
+					}
+				}
+				unix.PidfdSendSignal(pr.Pidfd, n, nil, 0)
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(done)
+	}
+}
+
+// attach carries bytes between the caller's stdio and the container's
+// terminal, with the caller's own terminal in raw mode and of the same size.
+// finish must be called once the container has ended: it drains the output and
+// restores the terminal.
+func attach(pr *Process, interactive bool) (finish func(), err error) {
+	master, err := pr.terminal()
+	if err != nil {
+		return nil, err
+	}
+	pr.Master = master
+	var undo []func()
+	in := int(os.Stdin.Fd())
+	if interactive && term.IsTerminal(in) {
+		old, err := term.MakeRaw(in)
+		if err != nil {
+			return nil, err
+		}
+		undo = append(undo, func() { term.Restore(in, old) })
+	}
+	if size := terminalSize(); size != nil {
+		unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, size)
+		changed := make(chan os.Signal, 1)
+		signal.Notify(changed, syscall.SIGWINCH)
+		go func() {
+			for range changed {
+				if size := terminalSize(); size != nil {
+					unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, size)
+				}
+			}
+		}()
+		undo = append(undo, func() { signal.Stop(changed) })
+	}
+	if interactive {
+		go copyInput(master)
+	}
+	var output sync.WaitGroup
+	output.Go(func() {
+		// The end of the last slave is EIO, not an end of file.
+		if _, err := io.Copy(os.Stdout, master); err != nil && !errors.Is(err, syscall.EIO) {
+			unix.PidfdSendSignal(pr.Pidfd, unix.SIGHUP, nil, 0)
+		}
+	})
+	return func() {
+		output.Wait()
+		for _, f := range undo {
+			f()
+		}
+		master.Close()
+	}, nil
+}
+
+// copyInput passes stdin on. Its end is the terminal's end-of-file character,
+// if the terminal is in the mode that knows one.
+func copyInput(master *os.File) {
+	io.Copy(master, os.Stdin)
+	const endOfTransmission = 4
+	if t, err := unix.IoctlGetTermios(int(master.Fd()), unix.TCGETS); err == nil && t.Lflag&unix.ICANON != 0 {
+		master.Write([]byte{endOfTransmission})
+	}
+}
+
+// terminalSize is that of the first of the caller's stdio that is a terminal.
+func terminalSize() *unix.Winsize {
+	for fd := range 3 {
+		if size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+			return size
+		}
+	}
+	return nil
+}

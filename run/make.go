@@ -1,0 +1,218 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"skiff/internal/idmap"
+	"skiff/pull/store"
+	"skiff/rootfs"
+	"skiff/run/caps"
+	"skiff/run/seccomp"
+
+	"golang.org/x/sys/unix"
+)
+
+// defaultPath is for images that set no PATH, as docker has it.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// makeSpec holds what the user asked for against an image. It changes nothing.
+func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ids idmap.Map, link Link, read fileReader) (*Spec, error) {
+	s := &Spec{
+		ID: id, Hostname: o.Hostname, Domain: o.Domain,
+		Terminal: o.Terminal, IDs: ids, Network: o.Network,
+		NoNewPrivileges: o.NoNewPrivileges, Umask: o.Umask, Rlimits: o.Rlimits,
+		Cgroup: cgroupNamespaces(),
+	}
+	if s.Hostname == "" {
+		s.Hostname = id[:12]
+		if o.Network == NetworkHost {
+			s.Hostname, _ = os.Hostname()
+		}
+	}
+	var err error
+	if s.Args, err = arguments(o, img); err != nil {
+		return nil, err
+	}
+	who := o.User
+	if who == "" {
+		who = img.Config.User
+	}
+	var home string
+	if s.User, home, err = lookUser(who, o.Groups, ids, read); err != nil {
+		return nil, err
+	}
+	s.Env = environment(o, img, s.Hostname, home)
+	s.Cwd = "/"
+	for _, dir := range []string{img.Config.WorkingDir, o.Workdir} {
+		if dir != "" {
+			s.Cwd = path.Join("/", dir)
+		}
+	}
+	if s.StopSignal, err = stopSignal(o, img); err != nil {
+		return nil, err
+	}
+	if err := s.confine(o); err != nil {
+		return nil, err
+	}
+	s.Root = rootfs.Root{
+		Store: st.Root(), Lower: lowers(st, img),
+		Upper: "containers/" + id + "/upper", Work: "containers/" + id + "/work",
+		Volatile: o.Remove, ReadOnly: o.ReadOnly,
+		UserNS: ids.Kind != idmap.Host, IDMapped: ids.Kind == idmap.Root,
+		HostNet: o.Network == NetworkHost, Cgroup: s.Cgroup,
+		Terminal: o.Terminal, Privileged: o.Privileged, ShmSize: o.ShmSize,
+		Dirs: []string{s.Cwd}, Files: etcFiles(o, s.Hostname, link),
+	}
+	if !o.Privileged {
+		s.Root.Masked, s.Root.ReadOnlyPaths = rootfs.DefaultMasked, rootfs.DefaultReadOnly
+	}
+	return s, s.mounts(o)
+}
+
+// lowers are the layers relative to the store, base first. Overlay refuses a
+// directory that is named twice, and a layer above itself adds nothing.
+func lowers(st *store.Store, img *store.Image) []string {
+	var dirs []string
+	for _, d := range img.DiffIDs {
+		dir := strings.TrimPrefix(st.LayerDir(d), st.Root()+"/")
+		if i := slices.Index(dirs, dir); i >= 0 {
+			dirs = slices.Delete(dirs, i, i+1)
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs
+}
+
+// arguments are the entrypoint followed by the command. An entrypoint of the
+// user's own drops the image's command.
+func arguments(o *Options, img *store.Image) ([]string, error) {
+	entrypoint, command := img.Config.Entrypoint, img.Config.Cmd
+	if o.Entrypoint != nil {
+		entrypoint, command = *o.Entrypoint, nil
+	}
+	if len(o.Command) > 0 {
+		command = o.Command
+	}
+	args := slices.Concat(entrypoint, command)
+	if len(args) == 0 {
+		return nil, errors.New("no command: the image has none and none was given")
+	}
+	if args[0] == "" {
+		return nil, &ExecError{Name: `""`, Err: unix.ENOENT}
+	}
+	return args, nil
+}
+
+// environment is the image's, then the user's, then what is missing of the
+// usual. The caller's own never leaks in.
+func environment(o *Options, img *store.Image, hostname, home string) []string {
+	var env []string
+	set := func(kv string, replace bool) {
+		key, _, _ := strings.Cut(kv, "=")
+		i := slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, key+"=") })
+		if i < 0 {
+			env = append(env, kv)
+		} else if replace {
+			env[i] = kv
+		}
+	}
+	for _, kv := range img.Config.Env {
+		set(kv, true)
+	}
+	for _, kv := range o.Env {
+		set(kv, true)
+	}
+	set("PATH="+defaultPath, false)
+	set("HOSTNAME="+hostname, false)
+	if o.Terminal {
+		set("TERM=xterm", false)
+	}
+	set("container=skiff", false)
+	set("HOME="+home, false)
+	return env
+}
+
+func stopSignal(o *Options, img *store.Image) (int, error) {
+	name := o.StopSignal
+	if name == "" {
+		name = img.Config.StopSignal
+	}
+	if name == "" {
+		return int(unix.SIGTERM), nil
+	}
+	return ParseSignal(name)
+}
+
+// confine sets capabilities and filters.
+func (s *Spec) confine(o *Options) error {
+	base := caps.Default
+	if o.Privileged {
+		base = caps.All
+	}
+	var err error
+	if s.Capabilities, err = caps.Apply(base, o.CapAdd, o.CapDrop); err != nil {
+		return err
+	}
+	switch profile := o.Seccomp; {
+	case profile == "unconfined" || profile == "" && o.Privileged:
+	case profile == "":
+		f, err := seccomp.ForCaps(s.Capabilities)
+		if err != nil {
+			return fmt.Errorf("seccomp: %w", err)
+		}
+		s.Seccomp = append(s.Seccomp, f)
+	default:
+		file, err := os.Open(profile)
+		if err != nil {
+			return fmt.Errorf("seccomp profile: %w", err)
+		}
+		defer file.Close()
+		f, err := seccomp.Load(file, s.Capabilities)
+		if err != nil {
+			return fmt.Errorf("seccomp profile %s: %w", profile, err)
+		}
+		s.Seccomp = append(s.Seccomp, f)
+	}
+	if s.IDs.Kind == idmap.Single && !o.NoFakeIDs {
+		s.Seccomp = append(s.Seccomp, seccomp.FakeIDs())
+	}
+	return nil
+}
+
+// mounts checks the sources of the user's mounts and decides how each is done.
+func (s *Spec) mounts(o *Options) error {
+	s.Root.Mounts = slices.Clone(o.Mounts)
+	for i := range s.Root.Mounts {
+		m := &s.Root.Mounts[i]
+		for _, own := range []string{"/proc", "/sys", "/dev"} {
+			if m.Destination == own {
+				return fmt.Errorf("mount %s: this is the container's own", own)
+			}
+		}
+		if m.Destination == "/" {
+			return errors.New("mount /: the root file system is the image")
+		}
+		if m.Type != "bind" {
+			continue
+		}
+		st, err := os.Stat(m.Source)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("mount %s: %s: no such file or directory on the host", m.Destination, m.Source)
+		} else if err != nil {
+			return fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+		m.Dir = st.IsDir()
+		m.IDMapped = s.IDs.Kind == idmap.Root
+	}
+	return nil
+}
+
+func cgroupNamespaces() bool {
+	return unix.Access("/proc/self/ns/cgroup", unix.F_OK) == nil
+}

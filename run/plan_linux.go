@@ -1,0 +1,253 @@
+package run
+
+import (
+	"encoding/binary"
+	"strings"
+	"unsafe"
+
+	"skiff/internal/idmap"
+	"skiff/internal/plan"
+	"skiff/rootfs"
+	"skiff/run/caps"
+
+	"golang.org/x/sys/unix"
+)
+
+// An initPlan is the plan of a container's init and what its parent must know
+// to play its part.
+type initPlan struct {
+	*plan.Plan
+	flags uint64 // namespaces to clone
+	root  *rootfs.Built
+	spec  *Spec // keeps what the plan points to alive
+
+	mapped    plan.Gate // opened by the parent when ids and trees are there
+	unshared  plan.Gate // signalled when the namespaces exist
+	connected plan.Gate // opened by the parent when the network is there
+	opened    plan.Gate // signalled when the terminal is open and its slave copied
+	execs     []execTry
+}
+
+// An execTry is one attempt to execute; its register holds minus the errno.
+type execTry struct {
+	path   string
+	result plan.Reg
+}
+
+// newInitPlan writes down everything that the init of s does. It is the
+// specification turned into system calls, in order, each with its reason. self
+// is a pidfd of the process that will start it.
+func newInitPlan(s *Spec, self int) *initPlan {
+	p := &initPlan{Plan: plan.New(), spec: s}
+	p.mapped, p.unshared, p.connected, p.opened = p.Gate(), p.Gate(), p.Gate(), p.Gate()
+
+	late := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	if s.Network != NetworkHost {
+		late |= unix.CLONE_NEWNET
+	}
+	if s.Cgroup {
+		late |= unix.CLONE_NEWCGROUP
+	}
+	p.flags = unix.CLONE_NEWPID
+	switch s.IDs.Kind {
+	case idmap.Host:
+		p.flags |= late
+	case idmap.Single, idmap.Root:
+		p.flags |= late | unix.CLONE_NEWUSER
+	case idmap.Subordinate:
+		// The helpers take milliseconds to write the map: meanwhile the task
+		// makes its other namespaces by itself.
+		p.flags |= unix.CLONE_NEWUSER
+		p.Call("unshare", unix.SYS_UNSHARE, plan.Int(late))
+	}
+	p.Signal("namespaces made", p.unshared)
+	if s.IDs.Kind != idmap.Host {
+		p.Wait("wait for id map", p.mapped)
+	}
+	if s.IDs.Kind == idmap.Root {
+		p.becomeRoot()
+	}
+	if s.Network != NetworkHost {
+		p.loopback()
+	}
+
+	p.root = rootfs.Build(p.Plan, &s.Root)
+
+	p.Call("hostname", unix.SYS_SETHOSTNAME, p.Str(s.Hostname), plan.Int(len(s.Hostname)))
+	if s.Domain != "" {
+		p.Call("domain name", unix.SYS_SETDOMAINNAME, p.Str(s.Domain), plan.Int(len(s.Domain)))
+	}
+	// A keyring of its own, so that the caller's keys are out of reach.
+	p.Call("session keyring", unix.SYS_KEYCTL, plan.Int(unix.KEYCTL_JOIN_SESSION_KEYRING), plan.Int(0)).
+		Ignore(unix.ENOSYS, unix.EPERM, unix.EDQUOT)
+	for _, l := range s.Rlimits {
+		p.rlimit(l)
+	}
+	p.Call("new session", unix.SYS_SETSID)
+	if s.Terminal {
+		p.terminal(s)
+	}
+	if s.Network == NetworkDefault {
+		p.Wait("wait for network", p.connected)
+	}
+	p.privileges(s)
+	p.tie(self)
+	p.closeDescriptors(s)
+	// Only now: the working directory and the program are paths of the image,
+	// and no descriptor of the host is left for them to name (CVE-2024-21626).
+	p.Call("enter working directory", unix.SYS_CHDIR, p.Str(s.Cwd)).At(s.Cwd)
+	p.exec(s)
+	return p
+}
+
+// becomeRoot takes the ids that the map gave to 0. A user's task has them
+// already: its own id is what 0 is mapped to.
+func (p *initPlan) becomeRoot() {
+	p.Call("setgroups", unix.SYS_SETGROUPS, plan.Int(0), plan.Int(0))
+	p.Call("setresgid", unix.SYS_SETRESGID, plan.Int(0), plan.Int(0), plan.Int(0))
+	p.Call("setresuid", unix.SYS_SETRESUID, plan.Int(0), plan.Int(0), plan.Int(0))
+}
+
+func (p *initPlan) loopback() {
+	fd := p.Reg()
+	ifreq := make([]byte, 40) // struct ifreq
+	copy(ifreq, "lo")
+	binary.NativeEndian.PutUint16(ifreq[16:], unix.IFF_UP)
+	p.Call("socket", unix.SYS_SOCKET, plan.Int(unix.AF_INET), plan.Int(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), plan.Int(0)).Into(fd)
+	p.Call("lo up", unix.SYS_IOCTL, fd.Arg(), plan.Int(unix.SIOCSIFFLAGS), p.Bytes(ifreq))
+	p.Call("close", unix.SYS_CLOSE, fd.Arg())
+}
+
+func (p *initPlan) rlimit(l Rlimit) {
+	b := make([]byte, 16)
+	binary.NativeEndian.PutUint64(b, l.Soft)
+	binary.NativeEndian.PutUint64(b[8:], l.Hard)
+	p.Call("set limit "+l.Name, unix.SYS_PRLIMIT64, plan.Int(0), plan.Int(l.Resource), p.Bytes(b), plan.Int(0))
+}
+
+// terminal makes the slave the session's controlling terminal.
+func (p *initPlan) terminal(s *Spec) {
+	slave := p.root.Slave
+	p.Call("controlling terminal", unix.SYS_IOCTL, slave.Arg(), plan.Int(unix.TIOCSCTTY), plan.Int(0))
+	if s.User.UID != 0 {
+		p.Call("own terminal", unix.SYS_FCHOWN, slave.Arg(), plan.Int(s.User.UID), plan.Int(-1))
+	}
+}
+
+// closeDescriptors ends the sharing of descriptors with the parent and keeps
+// 0, 1 and 2 alone. With a terminal those become its slave.
+func (p *initPlan) closeDescriptors(s *Spec) {
+	const (
+		all     = uint64(1<<32 - 1)
+		unshare = 1 << 1 // CLOSE_RANGE_UNSHARE
+	)
+	if s.Terminal {
+		p.Call("own descriptors", unix.SYS_UNSHARE, plan.Int(unix.CLONE_FILES))
+		p.Signal("terminal open", p.opened)
+		for fd := range 3 {
+			p.Call("stdio", unix.SYS_DUP3, p.root.Slave.Arg(), plan.Int(fd), plan.Int(0))
+		}
+	}
+	p.Call("close descriptors", unix.SYS_CLOSE_RANGE, plan.Int(3), plan.Int(all), plan.Int(unshare))
+}
+
+// privileges loads the filters and sets user, groups and capabilities from
+// zero: nothing of the caller's is kept.
+func (p *initPlan) privileges(s *Spec) {
+	for c := range uint(64) {
+		if c <= unix.CAP_LAST_CAP && s.Capabilities>>c&1 == 0 {
+			// A kernel older than the capability says EINVAL.
+			p.Call("drop capability", unix.SYS_PRCTL, plan.Int(unix.PR_CAPBSET_DROP), plan.Int(c)).Ignore(unix.EINVAL)
+		}
+	}
+	if s.NoNewPrivileges {
+		p.Call("no new privileges", unix.SYS_PRCTL, plan.Int(unix.PR_SET_NO_NEW_PRIVS), plan.Int(1), plan.Int(0), plan.Int(0), plan.Int(0))
+	}
+	// Before the capabilities go: without no_new_privs a filter needs CAP_SYS_ADMIN.
+	for _, f := range s.Seccomp {
+		fprog := make([]byte, 16) // struct sock_fprog
+		binary.NativeEndian.PutUint16(fprog, uint16(len(f)/8))
+		prog := p.Bytes(fprog)
+		p.Point(prog, 8, p.Static(unsafe.String(unsafe.SliceData(f), len(f))))
+		p.Call("seccomp", unix.SYS_SECCOMP, plan.Int(unix.SECCOMP_SET_MODE_FILTER), plan.Int(0), prog)
+	}
+	if s.IDs.Kind != idmap.Single {
+		groups := make([]byte, 4*len(s.User.Groups))
+		for i, g := range s.User.Groups {
+			binary.NativeEndian.PutUint32(groups[4*i:], g)
+		}
+		p.Call("setgroups", unix.SYS_SETGROUPS, plan.Int(len(s.User.Groups)), p.Bytes(groups))
+		p.Call("setresgid", unix.SYS_SETRESGID, plan.Int(s.User.GID), plan.Int(s.User.GID), plan.Int(s.User.GID))
+		p.Call("setresuid", unix.SYS_SETRESUID, plan.Int(s.User.UID), plan.Int(s.User.UID), plan.Int(s.User.UID))
+	}
+	effective := s.Capabilities
+	if s.User.UID != 0 {
+		effective = 0
+	}
+	p.capset(effective)
+	p.Call("umask", unix.SYS_UMASK, plan.Int(s.Umask))
+}
+
+// capset sets the effective and permitted sets; the inheritable one stays
+// empty (CVE-2022-24769).
+func (p *initPlan) capset(set caps.Set) {
+	header := make([]byte, 8)
+	binary.NativeEndian.PutUint32(header, unix.LINUX_CAPABILITY_VERSION_3)
+	data := make([]byte, 24)
+	for half := range 2 {
+		word := uint32(set >> (32 * half))
+		binary.NativeEndian.PutUint32(data[12*half:], word)
+		binary.NativeEndian.PutUint32(data[12*half+4:], word)
+	}
+	p.Call("capset", unix.SYS_CAPSET, p.Bytes(header), p.Bytes(data))
+}
+
+// tie makes the kernel kill the container when the thread that made it dies,
+// and gives up if that has happened already. A change of credentials clears
+// the tie, so it comes after them. The parent is looked for by its pidfd:
+// getppid is 0 in a new pid namespace, dead or alive. Source:
+// PR_SET_PDEATHSIG(2const), pidfd_open(2).
+func (p *initPlan) tie(self int) {
+	p.Call("die with parent", unix.SYS_PRCTL, plan.Int(unix.PR_SET_PDEATHSIG), plan.Int(unix.SIGKILL))
+	pollfd := make([]byte, 8)
+	binary.NativeEndian.PutUint32(pollfd, uint32(self))
+	binary.NativeEndian.PutUint16(pollfd[4:], unix.POLLIN)
+	p.Call("parent lives", unix.SYS_PPOLL, p.Bytes(pollfd), plan.Int(1), p.Buffer(16), plan.Int(0), plan.Int(0)).Zero(unix.ESRCH)
+}
+
+// exec tries Args[0] as it is, or in each directory of PATH. An attempt that
+// succeeds never comes back.
+func (p *initPlan) exec(s *Spec) {
+	p.Call("signal mask", unix.SYS_RT_SIGPROCMASK, plan.Int(unix.SIG_SETMASK), p.Buffer(8), plan.Int(0), plan.Int(8))
+	argv, envp := p.Strs(s.Args), p.Strs(s.Env)
+	for _, path := range candidates(s) {
+		r := p.Reg()
+		p.Call("exec", unix.SYS_EXECVEAT, plan.Int(unix.AT_FDCWD), p.Str(path), argv, envp, plan.Int(0)).
+			Into(r).Ignore(unix.ENOENT, unix.ENOTDIR, unix.EACCES).At(path)
+		p.execs = append(p.execs, execTry{path, r})
+	}
+	p.Call("exit", unix.SYS_EXIT_GROUP, plan.Int(127))
+}
+
+// candidates are the paths to try, in order. Source: execvp(3).
+func candidates(s *Spec) []string {
+	name := s.Args[0]
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	var paths []string
+	for _, kv := range s.Env {
+		list, ok := strings.CutPrefix(kv, "PATH=")
+		if !ok {
+			continue
+		}
+		paths = paths[:0]
+		for dir := range strings.SplitSeq(list, ":") {
+			if dir == "" {
+				dir = "."
+			}
+			paths = append(paths, strings.TrimSuffix(dir, "/")+"/"+name)
+		}
+	}
+	return paths
+}

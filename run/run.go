@@ -1,0 +1,181 @@
+package run
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"skiff/internal/idmap"
+	"skiff/internal/plan"
+	"skiff/pull/store"
+	"skiff/run/state"
+)
+
+// A Runner runs containers out of one store.
+type Runner struct {
+	Store  *store.Store
+	IDs    idmap.Map
+	Say    func(format string, args ...any) // a line for the user; never needed by a program
+	Stderr io.Writer                        // where traces go
+}
+
+// Run runs one container in the foreground and returns its status.
+//
+// The error, if not nil, says why there was no program to have one. It is
+// called from the main goroutine, which stays locked to its thread.
+func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image) (status int, err error) {
+	c, err := r.create(o, img)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if errEnd := r.end(c, status, err); errEnd != nil {
+			r.Say("container %.12s: %v", c.ID, errEnd)
+		}
+	}()
+	net, err := r.network(o, c.ID)
+	if err != nil {
+		return 0, err
+	}
+	process, err := r.begin(o, img, c.ID, net)
+	if err != nil {
+		return 0, err
+	}
+	stop := forward(process, func() {
+		r.Say("hint: the program ignores interrupts; press ^C again to kill it, or use --init")
+	})
+	defer stop()
+	if o.Terminal {
+		finish, err := attach(process, o.Interactive)
+		if err != nil {
+			process.kill()
+			_, failure := process.Wait()
+			return 0, errors.Join(failure, err)
+		}
+		defer finish()
+	}
+	c.PID = process.PID
+	if err := c.Save(); err != nil {
+		r.Say("container %.12s: %v", c.ID, err)
+	}
+	r.Sweep()
+	status, err = process.Wait()
+	if process.trace != nil {
+		process.trace.Each(process.task, func(line string, took time.Duration) {
+			fmt.Fprintf(r.Stderr, "%8.3f ms  %s\n", float64(took)/1e6, line)
+		})
+	}
+	return status, err
+}
+
+// begin starts the init, and once more in the host's user namespace where
+// root's store or a bind cannot be id-mapped.
+func (r *Runner) begin(o *Options, img *store.Image, id string, net *network) (*Process, error) {
+	ids := r.IDs
+	if o.HostUsers && ids.Kind == idmap.Root {
+		ids = idmap.Map{}
+	}
+	for {
+		s, err := makeSpec(o, id, img, r.Store, ids, net.link, r.reader(img))
+		if err != nil {
+			return nil, err
+		}
+		p, err := start(s, net.connect, o.Trace)
+		if errors.Is(err, errNoIDMap) {
+			ids = idmap.Map{}
+			continue
+		}
+		return p, err
+	}
+}
+
+// Explain prints what Run would do.
+func (r *Runner) Explain(o *Options, img *store.Image) (*Spec, *plan.Plan, error) {
+	id := newID()
+	s, err := makeSpec(o, id, img, r.Store, r.IDs, Link{}, r.reader(img))
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, newInitPlan(s, 3).Plan, nil
+}
+
+func newID() string {
+	var b [32]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// create makes the container's directory and record, and only then looks
+// whether its layers are there: see package store on why in this order.
+func (r *Runner) create(o *Options, img *store.Image) (*state.Handle, error) {
+	if o.CIDFile != "" {
+		if _, err := os.Lstat(o.CIDFile); err == nil {
+			return nil, fmt.Errorf("cidfile %s: file exists", o.CIDFile)
+		}
+	}
+	c := state.Container{
+		ID: newID(), Name: o.Name, Image: o.Image, ImageID: img.ID.String(), Command: o.Command,
+		Labels: o.Labels, Remove: o.Remove, Created: time.Now().UTC(),
+	}
+	for _, d := range img.DiffIDs {
+		c.Layers = append(c.Layers, d.String())
+	}
+	if c.Name == "" {
+		c.Name = state.NameFor(c.ID)
+	}
+	if len(c.Command) == 0 {
+		c.Command = img.Config.Cmd
+	}
+	h, err := state.Open(r.Store.Root()).Create(c, o.Name != "")
+	if err != nil {
+		return nil, r.Store.Explain("create container", r.Store.Path("containers"), err)
+	}
+	for _, d := range img.DiffIDs {
+		if _, ok := r.Store.HasLayer(d); !ok {
+			r.discard(h)
+			return nil, fmt.Errorf("layer %.19s: %w", d.String(), ErrLayerGone)
+		}
+	}
+	if o.CIDFile != "" {
+		if err := os.WriteFile(o.CIDFile, []byte(c.ID), 0o644); err != nil {
+			r.discard(h)
+			return nil, fmt.Errorf("cidfile: %w", err)
+		}
+	}
+	return h, nil
+}
+
+// ErrLayerGone is a layer that was removed between the look-up of its image
+// and the start: the caller pulls again.
+var ErrLayerGone = errors.New("not in the store")
+
+// end removes the container, or writes down how it ended.
+func (r *Runner) end(c *state.Handle, status int, err error) error {
+	if err != nil && StatusOf(err) == StatusSkiff || c.Remove {
+		return r.discard(c)
+	}
+	if err != nil {
+		status = StatusOf(err)
+	}
+	c.PID, c.ExitCode, c.Finished = 0, status, time.Now().UTC()
+	defer c.Close()
+	return c.Save()
+}
+
+// discard removes a container, with what other ids own in it.
+func (r *Runner) discard(c *state.Handle) error {
+	return c.Discard(store.RemoveAll)
+}
+
+// Sweep removes what killed processes left.
+func (r *Runner) Sweep() {
+	dead, _ := state.Open(r.Store.Root()).Dead()
+	for _, c := range dead {
+		r.discard(c)
+	}
+}

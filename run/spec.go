@@ -1,0 +1,62 @@
+// Package run is a container's life: a specification becomes a plan, the plan
+// a process, and the process a status.
+//
+// Limits: it runs containers in the foreground, as the only parent of their
+// init. It trusts its caller to have checked names and sizes.
+package run
+
+import (
+	"skiff/internal/idmap"
+	"skiff/rootfs"
+	"skiff/run/caps"
+)
+
+// A Spec is what a container shall be, in the words of runtime-spec's
+// config.json. The plan follows from it and from nothing else.
+type Spec struct {
+	ID       string // 64 hexadecimal digits
+	Hostname string
+	Domain   string // NIS domain name, "" for the kernel's
+
+	Args     []string // Args[0] is looked for in Env's PATH unless it has a slash
+	Env      []string // K=V
+	Cwd      string   // absolute; made if missing
+	User     User
+	Terminal bool
+	Init     string // path on the host of the init to run Args under, or ""
+
+	Root    rootfs.Root
+	IDs     idmap.Map
+	Network Network
+
+	Capabilities    caps.Set
+	NoNewPrivileges bool
+	Seccomp         [][]byte // filters as arrays of struct sock_filter, loaded in order
+	Rlimits         []Rlimit
+	Umask           uint32
+	Cgroup          bool // a cgroup namespace
+
+	StopSignal int
+}
+
+// A User is whom the process runs as, in the container's ids.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32 // all supplementary groups, the primary among them
+}
+
+// A Network is which network namespace the container gets.
+type Network string
+
+const (
+	NetworkNone    Network = "none"    // a new one with lo alone
+	NetworkHost    Network = "host"    // the caller's
+	NetworkDefault Network = "default" // a new one with an address
+)
+
+// An Rlimit is a resource limit by its number. Source: setrlimit(2).
+type Rlimit struct {
+	Name       string
+	Resource   int
+	Soft, Hard uint64
+}

@@ -1,0 +1,178 @@
+package run
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"skiff/internal/idmap"
+	"skiff/internal/plan"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Process is a container's init, from its birth to its status.
+type Process struct {
+	PID    int
+	Pidfd  int
+	Master *os.File // the terminal's master, or nil
+	task   *plan.Task
+	plan   *initPlan
+	trace  *plan.Trace
+}
+
+// errNoIDMap is a file system that cannot be id-mapped: root's container then
+// shares the host's user namespace.
+var errNoIDMap = errors.New("file system cannot be id-mapped")
+
+// A Connector gives the container its network while its init makes the root.
+// It is called once the container's namespaces exist.
+type Connector func(pid, pidfd int) error
+
+// start makes the container's init. The calling goroutine stays locked to its
+// thread, which must live as long as the container.
+func start(s *Spec, connect Connector, trace bool) (*Process, error) {
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_open: %w", err)
+	}
+	p := newInitPlan(s, self)
+	pr := &Process{plan: p}
+	list := p.Plan
+	if trace {
+		list, pr.trace = p.Traced()
+	}
+	runtime.LockOSThread()
+	task, err := list.Start(plan.Clone{Flags: p.flags})
+	if err != nil {
+		unix.Close(self)
+		return nil, err
+	}
+	pr.task, pr.PID, pr.Pidfd = task, task.PID, task.Pidfd
+	if err := pr.bringUp(s, connect); err != nil {
+		// What the task met comes first: ours may only follow from it.
+		pr.kill()
+		if _, failure := task.Wait(); failure != nil {
+			err = p.failure(task, failure)
+		}
+		return nil, err
+	}
+	return pr, nil
+}
+
+// bringUp plays the parent's part: ids, id-mapped trees, network.
+func (pr *Process) bringUp(s *Spec, connect Connector) error {
+	writing, err := idmap.Begin(pr.PID, s.IDs)
+	if err != nil {
+		return err
+	}
+	connected := make(chan error, 1)
+	if connect != nil && s.Network == NetworkDefault {
+		if err := pr.task.Passed(pr.plan.unshared); err != nil {
+			writing.Wait()
+			return err
+		}
+		go func() { connected <- connect(pr.PID, pr.Pidfd) }()
+	} else {
+		connected <- nil
+	}
+	if err := writing.Wait(); err != nil {
+		return err
+	}
+	if err := pr.mapTrees(s); err != nil {
+		return err
+	}
+	pr.task.Open(pr.plan.mapped)
+	if err := <-connected; err != nil {
+		return err
+	}
+	pr.task.Open(pr.plan.connected)
+	return nil
+}
+
+// mapTrees hands the task the store and the binds as trees in which the ids of
+// the disk are those of the container. Source: mount_setattr(2), "ID-mapped
+// mounts", kernel 5.12; as lower layers of overlay 5.19.
+func (pr *Process) mapTrees(s *Spec) error {
+	if !s.Root.IDMapped {
+		return nil
+	}
+	userns, err := unix.Open("/proc/"+strconv.Itoa(pr.PID)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open user namespace: %w", err)
+	}
+	defer unix.Close(userns)
+	tree, err := idMapped(s.Root.Store, userns, false)
+	if err != nil {
+		return err
+	}
+	pr.task.Set(pr.plan.root.StoreTree, tree)
+	for i, m := range s.Root.Mounts {
+		if !m.IDMapped {
+			continue
+		}
+		tree, err := idMapped(m.Source, userns, !m.Flat)
+		if err != nil {
+			return err
+		}
+		pr.task.Set(pr.plan.root.Trees[i], tree)
+	}
+	return nil
+}
+
+func idMapped(path string, userns int, recursive bool) (int, error) {
+	flags := uint(0)
+	if recursive {
+		flags = unix.AT_RECURSIVE
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|flags)
+	if err != nil {
+		return -1, fmt.Errorf("open_tree: %s: %w", path, err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns)}
+	empty := [1]byte{}
+	_, _, errno := syscall.RawSyscall6(unix.SYS_MOUNT_SETATTR, uintptr(tree), uintptr(unsafe.Pointer(&empty)),
+		uintptr(unix.AT_EMPTY_PATH|flags), uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
+	if errno != 0 {
+		unix.Close(tree)
+		return -1, fmt.Errorf("%s: %w: %w", path, errNoIDMap, errno)
+	}
+	return tree, nil
+}
+
+// Wait reaps the container. status is the program's own, or 128+n if signal n
+// ended it. The error says why there never was a program.
+func (pr *Process) Wait() (status int, err error) {
+	ws, failure := pr.task.Wait()
+	if failure != nil {
+		return 0, pr.plan.failure(pr.task, failure)
+	}
+	if ws.Signaled() {
+		return 128 + int(ws.Signal()), nil
+	}
+	if n := len(pr.plan.execs); n == 0 || pr.task.Reg(pr.plan.execs[n-1].result) < 0 {
+		return 0, pr.plan.notExecuted(pr.task)
+	}
+	return ws.ExitStatus(), nil
+}
+
+// terminal waits until the task has opened its terminal, and returns the master.
+func (pr *Process) terminal() (*os.File, error) {
+	if err := pr.task.Passed(pr.plan.opened); err != nil {
+		return nil, pr.plan.failure(pr.task, err)
+	}
+	fd := pr.task.Reg(pr.plan.root.Master)
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, err
+	}
+	// The slave is the container's alone: a hang-up must be seen.
+	unix.Close(pr.task.Reg(pr.plan.root.Slave))
+	return os.NewFile(uintptr(fd), "ptmx"), nil
+}
+
+// kill ends the container's init, and with it everything in it.
+func (pr *Process) kill() { unix.PidfdSendSignal(pr.Pidfd, unix.SIGKILL, nil, 0) }

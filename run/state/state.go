@@ -1,0 +1,384 @@
+// Package state keeps what is known of each container in the store: one
+// directory with one small JSON file, and no daemon or database.
+//
+//	containers/<id>/container.json  a Container; replaced by rename
+//	containers/<id>/upper, work     the writable layer
+//	containers/.names/<name>        link to the id that has the name
+//
+// The process that runs a container holds flock(2) on its directory for life.
+// A container whose lock can be taken runs no more, whatever its file says, so
+// that a killed process leaves nothing that must be believed.
+//
+// Limits: it does not know what processes a container has, and removes no
+// files that other ids own: Remove hands those to its caller.
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Container is one container's record. Times are UTC.
+type Container struct {
+	ID       string            `json:"id"` // 64 hexadecimal digits
+	Name     string            `json:"name"`
+	Image    string            `json:"image"`   // the reference as asked for
+	ImageID  string            `json:"imageID"` // digest of the image config
+	Layers   []string          `json:"layers"`  // DiffIDs in use, base first
+	Command  []string          `json:"command"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Remove   bool              `json:"remove"` // --rm: gone as soon as it ends
+	Created  time.Time         `json:"created"`
+	PID      int               `json:"pid,omitempty"` // of init, on the host
+	Finished time.Time         `json:"finished,omitzero"`
+	ExitCode int               `json:"exitCode"`
+}
+
+// Status words are runtime-spec's.
+const (
+	Running = "running"
+	Stopped = "stopped"
+)
+
+// A Dir is all containers of one store.
+type Dir struct{ path string }
+
+// Open returns the containers below a store's root. Nothing is touched.
+func Open(store string) Dir { return Dir{filepath.Join(store, "containers")} }
+
+// ErrAbsent is a container that is not here.
+var ErrAbsent = errors.New("no such container")
+
+// ErrNameTaken is a name that another container has.
+var ErrNameTaken = errors.New("name is in use")
+
+// ErrRunning is a container that must not run for what was asked.
+var ErrRunning = errors.New("container is running")
+
+// A Handle is a container that this process runs or removes: it holds its lock.
+type Handle struct {
+	Container
+	dir  Dir
+	lock int
+}
+
+// Path is a file or directory of the container.
+func (h *Handle) Path(names ...string) string {
+	return filepath.Join(append([]string{h.dir.path, h.ID}, names...)...)
+}
+
+// Create claims the container's name, makes its directory with upper and work,
+// and writes its record.
+func (d Dir) Create(c Container, named bool) (*Handle, error) {
+	h := &Handle{Container: c, dir: d, lock: -1}
+	if named {
+		if err := d.claim(c.Name, c.ID); err != nil {
+			return nil, err
+		}
+	}
+	if err := h.make(); err != nil {
+		h.Discard(os.RemoveAll)
+		return nil, err
+	}
+	return h, nil
+}
+
+func (h *Handle) make() (err error) {
+	if err := mkdirAll(h.dir.path, h.Path()); err != nil {
+		return err
+	}
+	if h.lock, err = unix.Open(h.Path(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return &fs.PathError{Op: "open", Path: h.Path(), Err: err}
+	}
+	if err := unix.Flock(h.lock, unix.LOCK_EX|unix.LOCK_NB); err != nil && err != unix.ENOLCK && err != unix.EOPNOTSUPP {
+		return &fs.PathError{Op: "flock", Path: h.Path(), Err: err}
+	}
+	if err := h.write("container.json"); err != nil {
+		return err
+	}
+	for _, name := range []string{"upper", "work"} {
+		// The root directory of the container takes its mode from upper.
+		if err := unix.Mkdirat(h.lock, name, 0o755); err != nil {
+			return &fs.PathError{Op: "mkdir", Path: h.Path(name), Err: err}
+		}
+	}
+	return nil
+}
+
+func mkdirAll(parent, dir string) error {
+	err := unix.Mkdir(dir, 0o700)
+	if err == unix.ENOENT {
+		if err := os.MkdirAll(parent, 0o700); err != nil {
+			return err
+		}
+		err = unix.Mkdir(dir, 0o700)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: err}
+	}
+	return nil
+}
+
+func (d Dir) claim(name, id string) error {
+	link := filepath.Join(d.path, ".names", name)
+	for range 3 {
+		err := os.Symlink(id, link)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, fs.ErrNotExist):
+			if err := os.MkdirAll(filepath.Dir(link), 0o700); err != nil {
+				return err
+			}
+		case errors.Is(err, fs.ErrExist):
+			holder, _ := os.Readlink(link)
+			if _, err := os.Lstat(filepath.Join(d.path, holder)); err == nil {
+				return fmt.Errorf("%s: %w by container %.12s", name, ErrNameTaken, holder)
+			}
+			os.Remove(link) // its container is gone
+		default:
+			return err
+		}
+	}
+	return fmt.Errorf("%s: %w", name, ErrNameTaken)
+}
+
+// write writes the record to a file of the container's directory.
+func (h *Handle) write(name string) error {
+	text, err := json.Marshal(&h.Container)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Openat(h.lock, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return &fs.PathError{Op: "create", Path: h.Path(name), Err: err}
+	}
+	_, err = unix.Write(fd, text)
+	if errClose := unix.Close(fd); err == nil {
+		err = errClose
+	}
+	if err != nil {
+		return &fs.PathError{Op: "write", Path: h.Path(name), Err: err}
+	}
+	return nil
+}
+
+// Save replaces the record by what the handle holds now.
+func (h *Handle) Save() error {
+	if err := h.write("container.json.new"); err != nil {
+		return err
+	}
+	if err := unix.Renameat(h.lock, "container.json.new", h.lock, "container.json"); err != nil {
+		return &fs.PathError{Op: "rename", Path: h.Path("container.json"), Err: err}
+	}
+	return nil
+}
+
+// Discard removes the container: its name, then its directory, by remove if
+// there is more in it than skiff made.
+func (h *Handle) Discard(remove func(path string) error) error {
+	h.unclaim()
+	defer h.Close()
+	if h.lock < 0 {
+		return nil
+	}
+	if h.removeEmpty() {
+		return nil
+	}
+	return remove(h.Path())
+}
+
+// removeEmpty removes the directory by the few calls that suffice when the
+// container wrote nothing.
+func (h *Handle) removeEmpty() bool {
+	if unix.Unlinkat(h.lock, "upper", unix.AT_REMOVEDIR) != nil {
+		return false
+	}
+	unix.Unlinkat(h.lock, "work/work/incompat/volatile", unix.AT_REMOVEDIR)
+	unix.Unlinkat(h.lock, "work/work/incompat", unix.AT_REMOVEDIR)
+	unix.Unlinkat(h.lock, "work/work", unix.AT_REMOVEDIR)
+	unix.Unlinkat(h.lock, "work", unix.AT_REMOVEDIR)
+	unix.Unlinkat(h.lock, "container.json", 0)
+	return unix.Rmdir(h.Path()) == nil
+}
+
+func (h *Handle) unclaim() {
+	link := filepath.Join(h.dir.path, ".names", h.Name)
+	if holder, err := os.Readlink(link); err == nil && holder == h.ID {
+		os.Remove(link)
+	}
+}
+
+// Close gives up the lock and leaves the container as it is.
+func (h *Handle) Close() {
+	if h.lock >= 0 {
+		unix.Close(h.lock)
+		h.lock = -1
+	}
+}
+
+// IDs lists the containers there are, sorted.
+func (d Dir) IDs() ([]string, error) {
+	entries, err := os.ReadDir(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() && len(e.Name()) == 64 {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, err
+}
+
+// List reads every container, newest first, with its status.
+func (d Dir) List() ([]Listed, error) {
+	ids, err := d.IDs()
+	if err != nil {
+		return nil, err
+	}
+	var all []Listed
+	for _, id := range ids {
+		c, err := d.read(id)
+		if err != nil {
+			continue // being made or removed just now
+		}
+		all = append(all, Listed{c, d.status(id)})
+	}
+	slices.SortFunc(all, func(a, b Listed) int { return b.Created.Compare(a.Created) })
+	return all, nil
+}
+
+// Listed is a container and its status.
+type Listed struct {
+	Container
+	Status string
+}
+
+func (d Dir) read(id string) (Container, error) {
+	var c Container
+	text, err := os.ReadFile(filepath.Join(d.path, id, "container.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &c)
+	}
+	if err == nil && c.ID != id {
+		err = fmt.Errorf("record of container %.12s names %.12s", id, c.ID)
+	}
+	return c, err
+}
+
+// status asks the lock. A store that cannot lock has only running containers.
+func (d Dir) status(id string) string {
+	fd, err := d.lock(id)
+	if err != nil {
+		return Running
+	}
+	unix.Close(fd)
+	return Stopped
+}
+
+func (d Dir) lock(id string) (int, error) {
+	fd, err := unix.Open(filepath.Join(d.path, id), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		unix.Close(fd)
+		if err == syscall.EWOULDBLOCK {
+			err = ErrRunning
+		}
+		return -1, err
+	}
+	return fd, nil
+}
+
+// Find resolves a name, an id, or the unambiguous start of an id.
+func (d Dir) Find(name string) (Listed, error) {
+	if id, err := os.Readlink(filepath.Join(d.path, ".names", name)); err == nil && !strings.Contains(name, "/") {
+		if c, err := d.read(id); err == nil {
+			return Listed{c, d.status(id)}, nil
+		}
+	}
+	ids, err := d.IDs()
+	if err != nil {
+		return Listed{}, err
+	}
+	var found []string
+	for _, id := range ids {
+		if strings.HasPrefix(id, name) && name != "" {
+			found = append(found, id)
+			continue
+		}
+		if c, err := d.read(id); err == nil && c.Name == name {
+			found = append(found, id)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return Listed{}, fmt.Errorf("%s: %w", name, ErrAbsent)
+	case 1:
+		c, err := d.read(found[0])
+		return Listed{c, d.status(found[0])}, err
+	}
+	return Listed{}, fmt.Errorf("%s: %d containers begin with this", name, len(found))
+}
+
+// Take takes the lock of a container that does not run, so that it can be
+// removed. The error wraps ErrRunning if it does.
+func (d Dir) Take(c Container) (*Handle, error) {
+	fd, err := d.lock(c.ID)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Name, err)
+	}
+	return &Handle{Container: c, dir: d, lock: fd}, nil
+}
+
+// Dead are the containers that were to be removed at their end but whose
+// process died before it could, or that were never finished being made.
+func (d Dir) Dead() ([]*Handle, error) {
+	ids, err := d.IDs()
+	if err != nil {
+		return nil, err
+	}
+	var dead []*Handle
+	for _, id := range ids {
+		// Without a record it may be in the making, between mkdir and flock: to
+		// try its lock then would disturb its maker.
+		if d.young(id) {
+			continue
+		}
+		fd, err := d.lock(id)
+		if err != nil {
+			continue
+		}
+		c, err := d.read(id)
+		if err == nil && !c.Remove {
+			unix.Close(fd)
+			continue
+		}
+		c.ID = id
+		dead = append(dead, &Handle{Container: c, dir: d, lock: fd})
+	}
+	return dead, nil
+}
+
+// young reports whether a container has no record and is less than a minute old.
+func (d Dir) young(id string) bool {
+	var st unix.Stat_t
+	if unix.Stat(filepath.Join(d.path, id, "container.json"), &st) == nil {
+		return false
+	}
+	err := unix.Stat(filepath.Join(d.path, id), &st)
+	return err == nil && time.Since(time.Unix(st.Ctim.Unix())) < time.Minute
+}
