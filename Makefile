@@ -4,7 +4,6 @@ GO      ?= go
 TAGS    := urfave_cli_no_docs
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w"
 GOTEST  := CGO_ENABLED=0 $(GO) test -tags $(TAGS)
-SUDO    := $(shell [ "$$(id -u)" = 0 ] || command -v sudo >/dev/null && [ "$$(id -u)" != 0 ] && echo "sudo -n")
 
 .PHONY: build demo test test-deps bench init-cost lint generate arm64 install clean
 

@@ -79,9 +79,17 @@ func Build(p *plan.Plan, r *Root) *Built {
 // if there is one: the ids in the store are the container's own.
 func (b *builder) enterStore(out *Built) {
 	if b.r.IDMapped {
-		// On /, since no other path is sure to exist. Our own root stays what
-		// it is: a mount on top of / is not what / resolves to.
-		b.Call("attach store", unix.SYS_MOVE_MOUNT, out.StoreTree.Arg(), b.Str(""), plan.Int(unix.AT_FDCWD), b.Str("/"), plan.Int(unix.MOVE_MOUNT_F_EMPTY_PATH))
+		// Overlay wants its directories attached. Not on /: what is mounted there
+		// would end up above the old root and hide it from the umount of pivot.
+		attached := b.Reg()
+		for i, at := range []string{"/etc", "/usr"} {
+			op := b.Call("attach store", unix.SYS_MOVE_MOUNT, out.StoreTree.Arg(), b.Str(""), plan.Int(unix.AT_FDCWD), b.Str(at), plan.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).Into(attached).At(at)
+			if i == 0 {
+				op.Ignore(unix.ENOENT)
+			} else {
+				op.Unless(attached)
+			}
+		}
 		b.Call("enter store", unix.SYS_FCHDIR, out.StoreTree.Arg()).At(b.r.Store)
 	} else {
 		b.Call("enter store", unix.SYS_CHDIR, b.Str(b.r.Store)).At(b.r.Store)
@@ -93,7 +101,13 @@ func (b *builder) enterStore(out *Built) {
 // store that every store has, seen by this mount namespace alone.
 const filesDir = "volumes"
 
+// maskDir holds the empty directory that hides others, in the same way.
+const maskDir = "networks"
+
 func (b *builder) files() {
+	if len(b.r.Masked) > 0 {
+		b.mount("mount mask", "tmpfs", maskDir, "tmpfs", nosdx|unix.MS_RDONLY, "size=0k,mode=0755,nr_inodes=2")
+	}
 	if len(b.r.Files) == 0 {
 		return
 	}
@@ -197,21 +211,18 @@ func (b *builder) sys() {
 // masks hides paths of /proc and /sys, which are our own mounts, so strings
 // are safe. Which of them exist depends on the kernel.
 func (b *builder) masks() {
-	if len(b.r.Masked) > 0 {
-		// One empty directory serves all: a bind keeps its read-only flag.
-		b.mkdir("dev/.masked")
-		b.mount("mount mask", "tmpfs", "dev/.masked", "tmpfs", nosdx|unix.MS_RDONLY, "size=0k,mode=0755,nr_inodes=2")
-	}
 	for _, name := range b.r.Masked {
 		if dir, ok := strings.CutSuffix(name, "/"); ok {
-			b.mount("mask "+dir, "dev/.masked", dir[1:], "", unix.MS_BIND, "").Ignore(unix.ENOENT)
+			// One empty directory serves all: a bind keeps its read-only flag.
+			found, tree := b.Preset(-1), b.Preset(-1)
+			b.openat("mask "+dir, b.root.Arg(), dir[1:], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0).Into(found).Ignore(unix.ENOENT)
+			b.Call("mask "+dir, unix.SYS_OPEN_TREE, b.store.Arg(), b.Str(maskDir), plan.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Into(tree).When(found)
+			b.Call("mask "+dir, unix.SYS_MOVE_MOUNT, tree.Arg(), b.Str(""), found.Arg(), b.Str(""), plan.Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)).When(found)
+			b.close(tree).When(found)
+			b.close(found).When(found)
 		} else {
 			b.mount("mask "+name, "dev/null", name[1:], "", unix.MS_BIND, "").Ignore(unix.ENOENT)
 		}
-	}
-	if len(b.r.Masked) > 0 {
-		b.Call("drop mask", unix.SYS_UMOUNT2, b.Str("dev/.masked"), plan.Int(unix.MNT_DETACH))
-		b.Call("drop mask", unix.SYS_UNLINKAT, plan.Int(unix.AT_FDCWD), b.Str("dev/.masked"), plan.Int(unix.AT_REMOVEDIR))
 	}
 	for _, name := range b.r.ReadOnlyPaths {
 		found := b.Reg()

@@ -7,50 +7,52 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
-// forward hands every signal that can be caught to the container's init until
-// stop is called. Those that the Go runtime or the terminal need are left out.
+// forward hands the signals that skiff gets to the container's init, for the
+// rest of the process's life.
 //
 // A program that runs as process 1 is not ended by a signal it does not
 // handle. So the second interrupt in a row, if the first went unhandled, kills
 // it; ignored is called after the first. Source: pid_namespaces(7).
-func forward(pr *Process, ignored func()) (stop func()) {
+func forward(pr *Process, ignored func()) {
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals)
-	signal.Reset(syscall.SIGURG, syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGWINCH,
-		syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGTSTP)
-	done := make(chan struct{})
+	// By name, and never reset: signal.Reset and signal.Stop wait for the
+	// runtime to be idle, which costs a start milliseconds. Each signal costs
+	// two switches of threads, so those that nobody sends at once come later.
+	signal.Notify(signals, forwarded[:urgent]...)
+	time.AfterFunc(20*time.Millisecond, func() { signal.Notify(signals, forwarded[urgent:]...) })
 	go func() {
 		interrupted := false
-		for {
-			select {
-			case <-done:
-				return
-			case s := <-signals:
-				n := s.(syscall.Signal)
-				if n == syscall.SIGCONT || n == syscall.SIGCHLD || n == syscall.SIGURG {
-					continue
+		for s := range signals {
+			n := s.(syscall.Signal)
+			if n == syscall.SIGINT && !handles(pr.PID, n) {
+				if interrupted {
+					n = syscall.SIGKILL
+				} else if interrupted = true; ignored != nil {
+					ignored()
 				}
-				if n == syscall.SIGINT && !handles(pr.PID, n) {
-					if interrupted {
-						n = syscall.SIGKILL
-					} else if interrupted = true; ignored != nil {
-						ignored()
-					}
-				}
-				unix.PidfdSendSignal(pr.Pidfd, n, nil, 0)
 			}
+			unix.PidfdSendSignal(pr.Pidfd, n, nil, 0)
 		}
 	}()
-	return func() {
-		signal.Stop(signals)
-		close(done)
-	}
 }
+
+// forwarded are the signals that mean something to a program and nothing to
+// skiff. SIGCHLD, SIGURG and SIGPIPE are skiff's own, SIGWINCH goes by the
+// terminal, and SIGTSTP, SIGTTIN and SIGTTOU stop skiff itself.
+var forwarded = [...]os.Signal{
+	syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT,
+	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR, syscall.SIGABRT, syscall.SIGTRAP,
+	syscall.SIGXCPU, syscall.SIGXFSZ,
+}
+
+// urgent is how many of forwarded come first.
+const urgent = 4
 
 // attach carries bytes between the caller's stdio and the container's
 // terminal, with the caller's own terminal in raw mode and of the same size.
@@ -82,8 +84,7 @@ func attach(pr *Process, interactive bool) (finish func(), err error) {
 				}
 			}
 		}()
-		undo = append(undo, func() { signal.Stop(changed) })
-	}
+			}
 	if interactive {
 		go copyInput(master)
 	}

@@ -61,7 +61,7 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ids idma
 		return nil, err
 	}
 	s.Root = rootfs.Root{
-		Store: st.Root(), Lower: lowers(st, img),
+		Store: st.Root(), Lower: append([]string{skeletonDir}, lowers(st, img)...),
 		Upper: "containers/" + id + "/upper", Work: "containers/" + id + "/work",
 		Volatile: o.Remove, ReadOnly: o.ReadOnly,
 		UserNS: ids.Kind != idmap.Host, IDMapped: ids.Kind == idmap.Root,

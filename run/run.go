@@ -46,10 +46,9 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image) (status 
 	if err != nil {
 		return 0, err
 	}
-	stop := forward(process, func() {
+	forward(process, func() {
 		r.Say("hint: the program ignores interrupts; press ^C again to kill it, or use --init")
 	})
-	defer stop()
 	if o.Terminal {
 		finish, err := attach(process, o.Interactive)
 		if err != nil {
@@ -117,6 +116,9 @@ func (r *Runner) create(o *Options, img *store.Image) (*state.Handle, error) {
 		if _, err := os.Lstat(o.CIDFile); err == nil {
 			return nil, fmt.Errorf("cidfile %s: file exists", o.CIDFile)
 		}
+	}
+	if err := makeSkeleton(r.Store.Root()); err != nil {
+		return nil, r.Store.Explain("make skeleton", r.Store.Path("skeleton"), err)
 	}
 	c := state.Container{
 		ID: newID(), Name: o.Name, Image: o.Image, ImageID: img.ID.String(), Command: o.Command,
