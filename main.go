@@ -5,6 +5,10 @@ import (
 	"os"
 
 	"skiff/internal/cli"
+	"skiff/layers"
 )
 
-func main() { os.Exit(cli.Main(os.Args)) }
+func main() {
+	layers.WorkerMain() // returns at once unless this process is one
+	os.Exit(cli.Main(os.Args))
+}

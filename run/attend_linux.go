@@ -84,7 +84,7 @@ func attach(pr *Process, interactive bool) (finish func(), err error) {
 				}
 			}
 		}()
-			}
+	}
 	if interactive {
 		go copyInput(master)
 	}

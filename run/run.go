@@ -12,6 +12,7 @@ import (
 
 	"skiff/internal/idmap"
 	"skiff/internal/plan"
+	"skiff/layers"
 	"skiff/pull/store"
 	"skiff/run/state"
 )
@@ -28,7 +29,9 @@ type Runner struct {
 //
 // The error, if not nil, says why there was no program to have one. It is
 // called from the main goroutine, which stays locked to its thread.
-func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image) (status int, err error) {
+//
+// beside, if not nil, is done while the container runs, and waited for.
+func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside func(context.Context) error) (status int, err error) {
 	c, err := r.create(o, img)
 	if err != nil {
 		return 0, err
@@ -61,6 +64,16 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image) (status 
 	c.PID = process.PID
 	if err := c.Save(); err != nil {
 		r.Say("container %.12s: %v", c.ID, err)
+	}
+	if beside != nil {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := beside(ctx); err != nil {
+				r.Say("%v", err)
+			}
+		}()
+		defer func() { <-done }()
 	}
 	r.Sweep()
 	status, err = process.Wait()
@@ -101,6 +114,15 @@ func (r *Runner) Explain(o *Options, img *store.Image) (*Spec, *plan.Plan, error
 		return nil, nil, err
 	}
 	return s, newInitPlan(s, 3).Plan, nil
+}
+
+// reader reads files of an image without mounting it.
+func (r *Runner) reader(img *store.Image) fileReader {
+	var stack layers.Stack
+	for _, d := range img.DiffIDs {
+		stack.Dirs = append(stack.Dirs, r.Store.LayerDir(d))
+	}
+	return stack.ReadFile
 }
 
 func newID() string {
@@ -171,7 +193,7 @@ func (r *Runner) end(c *state.Handle, status int, err error) error {
 
 // discard removes a container, with what other ids own in it.
 func (r *Runner) discard(c *state.Handle) error {
-	return c.Discard(store.RemoveAll)
+	return c.Discard(func(path string) error { return layers.Remove(path, r.IDs) })
 }
 
 // Sweep removes what killed processes left.

@@ -21,7 +21,7 @@ import (
 func verbs() []*cli.Command {
 	return []*cli.Command{
 		runCommand(), explainCommand(),
-		imagesCommand(), rmiCommand(),
+		pullCommand(), imagesCommand(), rmiCommand(),
 		psCommand(), rmCommand(),
 		versionCommand(),
 	}

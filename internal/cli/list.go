@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"skiff/pull"
 	"skiff/pull/store"
 	"skiff/run"
 	"skiff/run/state"
@@ -80,8 +81,10 @@ func imagesCommand() *cli.Command {
 
 // lookImage finds an image by reference as typed, or by id.
 func lookImage(r *run.Runner, name string) (*store.Image, error) {
-	if img, err := r.Store.Image(name); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return img, err
+	if ref, err := pull.ParseReference(name); err == nil {
+		if img, err := r.Store.Image(ref.String()); err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return img, err
+		}
 	}
 	return r.Store.ImageByID(name)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"skiff/pull/store"
 	"skiff/run"
 
 	"github.com/urfave/cli/v2"
@@ -39,7 +38,7 @@ func explainCommand() *cli.Command {
 
 // runFlags are in the order in which --help shows them.
 func runFlags() []cli.Flag {
-	return []cli.Flag{
+	return append([]cli.Flag{
 		&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "keep stdin open"},
 		&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the program a terminal"},
 		&cli.BoolFlag{Name: "rm", Usage: "remove the container when it ends"},
@@ -71,8 +70,7 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Name: "stop-signal", Usage: "the `SIGNAL` that asks the program to end"},
 		&cli.StringSliceFlag{Name: "ulimit", Usage: "set a limit `NAME=SOFT[:HARD]`"},
 		&cli.StringFlag{Name: "cidfile", Usage: "write the container's id to `FILE`"},
-		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress"},
-	}
+	}, pullFlags()...)
 }
 
 func runAction(c *cli.Context) error {
@@ -96,11 +94,11 @@ func runImage(c *cli.Context, name string) error {
 	}
 	ctx := context.Background()
 	for {
-		img, err := findImage(ctx, r, name)
+		img, err := ensureImage(ctx, c, r, name)
 		if err != nil {
 			return err
 		}
-		status, err := r.Run(ctx, o, img)
+		status, err := r.Run(ctx, o, img.Image, img.Settle)
 		if errors.Is(err, run.ErrLayerGone) {
 			continue
 		}
@@ -112,17 +110,6 @@ func runImage(c *cli.Context, name string) error {
 		}
 		return nil
 	}
-}
-
-// findImage finds an image that is here, or makes it if it is skiff's own.
-func findImage(ctx context.Context, r *run.Runner, name string) (*store.Image, error) {
-	if name == "" {
-		return nil, errors.New("which image? try `skiff run builtin:hello`")
-	}
-	if name == helloReference {
-		return helloImage(ctx, r.Store)
-	}
-	return r.Store.Image(name)
 }
 
 func runOptions(c *cli.Context) (*run.Options, error) {
@@ -171,11 +158,11 @@ func explainAction(c *cli.Context) error {
 	if err != nil {
 		return wrap(err)
 	}
-	img, err := findImage(context.Background(), r, name)
+	img, err := ensureImage(context.Background(), c, r, name)
 	if err != nil {
 		return wrap(err)
 	}
-	spec, plan, err := r.Explain(o, img)
+	spec, plan, err := r.Explain(o, img.Image)
 	if err != nil {
 		return wrap(err)
 	}

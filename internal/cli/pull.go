@@ -1,0 +1,114 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"skiff/internal/progress"
+	"skiff/pull"
+	"skiff/pull/auth"
+	"skiff/pull/manifest"
+	"skiff/run"
+
+	"github.com/urfave/cli/v2"
+)
+
+// pullFlags are those of every command that may pull.
+func pullFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "pull", Value: "missing", Usage: "when to pull: `POLICY` missing, always, never or newer"},
+		&cli.StringFlag{Name: "platform", Usage: "take the image for `OS/ARCH[/VARIANT]`"},
+		&cli.BoolFlag{Name: "tls-verify", Value: true, Usage: "check the registry's certificate; false allows plain HTTP too"},
+		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress"},
+	}
+}
+
+func pullCommand() *cli.Command {
+	flags := pullFlags()[1:]
+	return &cli.Command{
+		Name: "pull", Usage: "bring an image here", ArgsUsage: "IMAGE", Flags: flags,
+		UsageText: "skiff pull alpine\nskiff pull --platform linux/arm64 alpine:3.20",
+		Action: func(c *cli.Context) error {
+			name := c.Args().First()
+			err := func() error {
+				r, err := openRunner(c)
+				if err != nil {
+					return err
+				}
+				img, err := pullImage(context.Background(), c, r, name, pull.Always)
+				if err != nil {
+					return err
+				}
+				if err := img.Settle(context.Background()); err != nil {
+					return err
+				}
+				fmt.Println(img.ID)
+				return nil
+			}()
+			if err != nil {
+				return &verbError{verb: "pull", object: name, err: err}
+			}
+			return nil
+		},
+	}
+}
+
+// ensureImage finds an image that is here, makes skiff's own, or pulls.
+func ensureImage(ctx context.Context, c *cli.Context, r *run.Runner, name string) (*pull.Pulled, error) {
+	if name == "" {
+		return nil, errors.New("which image? try `skiff run builtin:hello`")
+	}
+	if name == helloReference {
+		img, err := helloImage(ctx, r.Store)
+		return &pull.Pulled{Image: img}, err
+	}
+	policy, err := pull.ParsePolicy(c.String("pull"))
+	if err != nil {
+		return nil, err
+	}
+	return pullImage(ctx, c, r, name, policy)
+}
+
+func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, policy pull.Policy) (*pull.Pulled, error) {
+	ref, err := pull.ParseReference(name)
+	if err != nil {
+		return nil, err
+	}
+	p := &pull.Puller{Store: r.Store, Warn: func(text string) { say("%s", text) }}
+	if platform := c.String("platform"); platform != "" {
+		if p.Want.Platform, err = manifest.ParsePlatform(platform); err != nil {
+			return nil, err
+		}
+		p.Want.Asked = true
+	}
+	// What is here needs nothing of the rest.
+	if policy == pull.Missing && ref.Transport == "" {
+		if img, err := p.Ensure(ctx, ref, pull.Never); err == nil {
+			img.Settle = nil
+			return img, nil
+		}
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	unpacker := run.NewUnpacker(r.Store, r.IDs)
+	defer unpacker.Close()
+	p.Unpacker = unpacker
+	p.Auth = &auth.Finder{Warn: p.Warn}
+	if !c.Bool("tls-verify") {
+		p.Insecure = func(host string) bool { return host == ref.Host }
+	}
+	if !c.Bool("quiet") {
+		p.Display = progress.New(os.Stderr, ref.Familiar())
+		defer p.Display.Close()
+	}
+	r.Store.Waiting = func(what string) { say("waiting for another skiff: %s", what) }
+	img, err := p.Ensure(ctx, ref, policy)
+	if cause := ctx.Err(); cause != nil && err != nil {
+		return nil, fmt.Errorf("interrupted: %w", cause)
+	}
+	return img, err
+}

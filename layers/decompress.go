@@ -1,0 +1,159 @@
+package layers
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+)
+
+// maxWindow bounds the memory of a zstd stream; the format allows terabytes.
+// `zstd -19` uses 8 MiB, `zstd --ultra -22` 128 MiB.
+const maxWindow = 128 << 20
+
+// Decompress returns the uncompressed layer in r.
+//
+// Detect goes by the first bytes, as docker and containerd do: registries hold
+// layers whose media type is wrong. Any other c must be what is there.
+//
+// Several gzip members or zstd frames are one stream. After the last gzip
+// member there may be zeros, as tapes and some builders leave, and nothing
+// else; a stream that ends early is an error. Errors about the data wrap
+// ErrFormat, those of r itself come as they are. Close gives up what the decoder
+// holds; it does not close r.
+func Decompress(r io.Reader, c Compression) (io.ReadCloser, error) {
+	src := &source{r: r}
+	br := bufio.NewReaderSize(src, 128<<10)
+	magic, err := br.Peek(6)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	found := Plain
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		found = Gzip
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}),
+		len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18}):
+		found = Zstd // the second is a skippable frame
+	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
+		return nil, malformed("xz compression is not supported")
+	case bytes.HasPrefix(magic, []byte("BZh")):
+		return nil, malformed("bzip2 compression is not supported")
+	}
+	if c != Detect && c != found {
+		return nil, malformed("labelled %v, but holds %v", c, found)
+	}
+	switch found {
+	case Gzip:
+		z, err := gzip.NewReader(br)
+		if err != nil {
+			return nil, src.blame(found, err)
+		}
+		z.Multistream(false)
+		return &decoder{kind: found, src: src, r: &members{z, br}, close: func() { z.Close() }}, nil
+	case Zstd:
+		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(1<<62))
+		if err != nil {
+			return nil, src.blame(found, err)
+		}
+		return &decoder{kind: found, src: src, r: z, close: z.Close}, nil
+	}
+	return &decoder{kind: found, src: src, r: br, close: func() {}}, nil
+}
+
+// A source remembers its own error, which a decoder may hide or reword.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// blame tells a broken stream from a broken source.
+func (s *source) blame(c Compression, err error) error {
+	if s.err != nil {
+		return s.err
+	}
+	if errors.Is(err, ErrFormat) {
+		return err
+	}
+	return fmt.Errorf("%w: %v: %w", ErrFormat, c, unexpected(err))
+}
+
+// A decoder is any of the three.
+type decoder struct {
+	kind  Compression
+	src   *source
+	r     io.Reader
+	close func()
+}
+
+func (d *decoder) Read(p []byte) (int, error) {
+	n, err := d.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = d.src.blame(d.kind, err)
+	}
+	return n, err
+}
+
+func (d *decoder) Close() error {
+	d.close()
+	return nil
+}
+
+// members reads gzip members one after the other.
+// Source: RFC 1952, 2.2; gzip(1) on trailing zeros.
+type members struct {
+	z  *gzip.Reader
+	br *bufio.Reader
+}
+
+func (m *members) Read(p []byte) (int, error) {
+	for {
+		n, err := m.z.Read(p)
+		if n > 0 && err == io.EOF {
+			return n, nil // comes again
+		}
+		if n > 0 || err != io.EOF {
+			return n, err
+		}
+		next, err := m.br.Peek(1)
+		if err != nil {
+			return 0, err // io.EOF: the regular end
+		}
+		if next[0] == 0 {
+			return 0, m.zeros()
+		}
+		if next[0] != 0x1f {
+			return 0, malformed("garbage after gzip data")
+		}
+		if err := m.z.Reset(m.br); err != nil {
+			return 0, unexpected(err)
+		}
+		m.z.Multistream(false)
+	}
+}
+
+// zeros reads to the end, io.EOF, and finds anything but zeros malformed.
+func (m *members) zeros() error {
+	for {
+		c, err := m.br.ReadByte()
+		if err != nil {
+			return err
+		}
+		if c != 0 {
+			return malformed("garbage after gzip data")
+		}
+	}
+}

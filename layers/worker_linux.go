@@ -1,0 +1,163 @@
+package layers
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+
+	"skiff/internal/idmap"
+
+	"golang.org/x/sys/unix"
+)
+
+// workerName is argv[0] of a worker. No verb of skiff's begins like it.
+const workerName = "skiff-layers-worker"
+
+// workerSocket is the descriptor that a worker is born with beside the
+// standard three.
+const workerSocket = 3
+
+// WorkerMain is a worker's life, in the process that StartWorker made. In any
+// other process it returns at once. main calls it before anything else.
+func WorkerMain() {
+	if len(os.Args) == 0 || os.Args[0] != workerName {
+		return
+	}
+	if err := work(workerSocket); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// work locks the door and serves requests until the parent closes its end.
+func work(sock int) error {
+	// A file over RLIMIT_FSIZE shall be EFBIG, not the end of the worker.
+	signal.Ignore(unix.SIGXFSZ)
+	debug.SetMemoryLimit(workerHeap)
+	// The last thing that could fail to be loaded is loaded; from here on the
+	// process can do nothing but unpack.
+	if err := denyAllElse(); err != nil {
+		return fmt.Errorf("seccomp: %w", err)
+	}
+	buf := make([]byte, maxMessage)
+	var s setup
+	if _, err := receive(sock, &s, buf); err != nil {
+		return fmt.Errorf("setup: %w", err)
+	}
+	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open root: %w", err)
+	}
+	w := &confined{sock: sock, root: root, ids: s.IDs, squash: s.Squash}
+	w.answer(answer{})
+	for {
+		var q request
+		fd, err := receive(sock, &q, buf)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		go w.serve(q, fd)
+	}
+}
+
+// confined is a worker seen from inside.
+type confined struct {
+	sock   int
+	root   int
+	ids    idmap.Map
+	squash bool
+	sendMu sync.Mutex
+}
+
+func (w *confined) answer(a answer) {
+	w.sendMu.Lock()
+	defer w.sendMu.Unlock()
+	if err := send(w.sock, a, -1); err != nil {
+		fmt.Fprintln(os.Stderr, "answer:", err)
+		os.Exit(1) // the parent would wait for ever
+	}
+}
+
+func (w *confined) serve(q request, fd int) {
+	a := answer{ID: q.ID}
+	var err error
+	switch {
+	case q.Remove != "":
+		err = w.remove(q.Remove)
+	case q.Job != nil && fd >= 0:
+		blob := os.NewFile(uintptr(fd), "blob")
+		var result Result
+		if result, err = w.unpack(*q.Job, blob); err == nil {
+			a.Result = &result
+		}
+		// The parent's next write fails, and it stops.
+		blob.Close()
+	default:
+		err = fmt.Errorf("request %d: %w", q.ID, unix.EINVAL)
+	}
+	a.Err = export(err)
+	w.answer(a)
+}
+
+func (w *confined) remove(name string) error {
+	parent, base := split(name)
+	fd, err := openBeneath(w.root, parent, unix.O_PATH|unix.O_DIRECTORY)
+	if err == nil {
+		err = removeAt(fd, base)
+		unix.Close(fd)
+	}
+	if err != nil {
+		return &os.PathError{Op: "remove", Path: name, Err: err}
+	}
+	return nil
+}
+
+func (w *confined) unpack(job Job, blob io.Reader) (Result, error) {
+	opt := Options{IDs: w.ids, Squash: w.squash, MaxBytes: job.MaxBytes, MaxEntries: job.MaxEntries}
+	fd, err := openBeneath(w.root, job.Dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return Result{}, &os.PathError{Op: "open", Path: job.Dir, Err: err}
+	}
+	dir := os.NewFile(uintptr(fd), job.Dir)
+	defer dir.Close()
+	if job.Owners != "" {
+		f, err := w.create(job.Owners)
+		if err != nil {
+			return Result{}, err
+		}
+		defer f.Close()
+		opt.Owners = f
+	}
+	tar, err := Decompress(blob, job.Compression)
+	if err != nil {
+		return Result{}, err
+	}
+	defer tar.Close()
+	result, err := Apply(dir, tar, opt)
+	if err == nil && job.Owners != "" && result.Owners == 0 {
+		err = w.remove(job.Owners)
+	}
+	return result, err
+}
+
+// create makes a new file below the root.
+func (w *confined) create(name string) (*os.File, error) {
+	parent, base := split(name)
+	dir, err := openBeneath(w.root, parent, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: parent, Err: err}
+	}
+	defer unix.Close(dir)
+	fd, err := create(dir, base, 0o600)
+	if err != nil {
+		return nil, &os.PathError{Op: "create", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}

@@ -1,0 +1,94 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+)
+
+// helperTime is how long a credential helper may take.
+const helperTime = 10 * time.Second
+
+// maxAnswer bounds what a helper may print.
+const maxAnswer = 64 << 10
+
+// A HelperError is a credential helper that did not do its work.
+type HelperError struct {
+	Helper string
+	Err    error
+}
+
+func (e *HelperError) Error() string { return e.Helper + ": " + e.Err.Error() }
+func (e *HelperError) Unwrap() error { return e.Err }
+
+// ask runs `docker-credential-NAME get` and returns nil if it has nothing for the server.
+// Source: github.com/docker/docker-credential-helpers, client/command.go and credentials/error.go.
+func ask(ctx context.Context, name, server string) (*authn.AuthConfig, error) {
+	program := "docker-credential-" + name
+	fail := func(err error) (*authn.AuthConfig, error) { return nil, &HelperError{program, err} }
+	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != "" {
+		return nil, fmt.Errorf("%q is no name of a credential helper", name)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, helperTime, fmt.Errorf("no answer in %s", helperTime))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "get")
+	cmd.Stdin = strings.NewReader(server)
+	var out, complaint bounded
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	cmd.WaitDelay = time.Second // a grandchild that keeps the pipes open
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		return fail(context.Cause(ctx))
+	}
+	if err != nil {
+		said := strings.TrimSpace(out.String())
+		if strings.Contains(said, "credentials not found in native keychain") {
+			return nil, nil
+		}
+		if said == "" {
+			said = strings.TrimSpace(complaint.String())
+		}
+		if said != "" {
+			return fail(fmt.Errorf("%s (%w)", first(said), err))
+		}
+		return fail(err)
+	}
+	var answer struct{ ServerURL, Username, Secret string }
+	if err := json.Unmarshal(out.Bytes(), &answer); err != nil {
+		return fail(errors.New("its answer is not JSON"))
+	}
+	if answer.Username == "" || answer.Secret == "" {
+		return fail(errors.New("its answer has no user name or no secret"))
+	}
+	if host, _ := split(server); answer.ServerURL != "" && !sameHost(answer.ServerURL, host) {
+		return fail(errors.New("its answer is for another registry"))
+	}
+	if answer.Username == "<token>" {
+		return &authn.AuthConfig{IdentityToken: answer.Secret}, nil
+	}
+	return &authn.AuthConfig{Username: answer.Username, Password: answer.Secret}, nil
+}
+
+// first is the first line of what a program said.
+func first(s string) string {
+	s, _, _ = strings.Cut(s, "\n")
+	return s[:min(len(s), 200)]
+}
+
+// bounded keeps the beginning of what is written to it.
+type bounded struct{ bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > maxAnswer {
+		return 0, io.ErrShortWrite
+	}
+	return b.Buffer.Write(p)
+}

@@ -1,0 +1,156 @@
+package pull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// errIdle is a transfer of which nothing came for the idle time.
+var errIdle = errors.New("nothing came for too long")
+
+const (
+	maxBreaks = 6       // without enough progress between them
+	enough    = 1 << 20 // bytes of progress
+)
+
+// A body reads the bytes of a layer, and opens it again where it broke. A
+// server that sends slowly is waited for; one that sends nothing is not.
+type body struct {
+	ctx   context.Context
+	stop  func() // ends ctx, and a Read with it; from any goroutine
+	open  func(ctx context.Context, offset int64) (io.ReadCloser, error)
+	size  int64
+	idle  time.Duration
+	first time.Duration // the wait before the first new try
+
+	off    int64 // what has been read
+	mark   int64 // off at the last break that counted
+	breaks int
+	cur    io.ReadCloser
+	watch  *time.Timer
+	cancel context.CancelCauseFunc
+	err    error
+}
+
+// newBody opens nothing yet.
+func newBody(ctx context.Context, size int64, t timing, open func(context.Context, int64) (io.ReadCloser, error)) *body {
+	ctx, cancel := context.WithCancel(ctx)
+	return &body{ctx: ctx, stop: cancel, open: open, size: size, idle: t.idle, first: t.first}
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	for {
+		n, err := b.read(p)
+		if n > 0 {
+			if b.off += int64(n); b.off > b.size {
+				b.err = fmt.Errorf("more than the %d bytes it should have", b.size)
+				return 0, b.err
+			}
+			return n, nil
+		}
+		if err == nil {
+			continue
+		}
+		b.close()
+		if b.off == b.size && b.ctx.Err() == nil {
+			// Whole, however it ended; whether it is right the digest says.
+			b.err = io.EOF
+			return 0, io.EOF
+		}
+		if err := b.again(err); err != nil {
+			b.err = err
+			return 0, err
+		}
+	}
+}
+
+// read reads once, under the watch.
+func (b *body) read(p []byte) (int, error) {
+	if b.cur == nil {
+		ctx, cancel := context.WithCancelCause(b.ctx)
+		b.cancel = cancel
+		b.watch = time.AfterFunc(b.idle, func() { cancel(errIdle) })
+		r, err := b.open(ctx, b.off)
+		if err != nil {
+			return 0, cause(ctx, err)
+		}
+		b.cur = &watched{r, ctx}
+	}
+	// The watch runs while the network is waited for, not while the disk is.
+	b.watch.Reset(b.idle)
+	defer b.watch.Stop()
+	return b.cur.Read(p)
+}
+
+// watched gives the reason of a cancelled read.
+type watched struct {
+	io.ReadCloser
+	ctx context.Context
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = cause(w.ctx, err)
+	}
+	return n, err
+}
+
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// again decides whether to try again after err, and waits.
+func (b *body) again(err error) error {
+	if b.ctx.Err() != nil {
+		return context.Cause(b.ctx)
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF // it ended short
+	}
+	if !passing(err) {
+		return err
+	}
+	if b.off-b.mark >= enough {
+		b.breaks = 0
+	}
+	b.mark = b.off
+	if b.breaks++; errors.Is(err, errIdle) {
+		b.breaks += 2
+	}
+	if b.breaks >= maxBreaks {
+		return fmt.Errorf("broken off %d times, the last time after %d of %d bytes: %w", b.breaks, b.off, b.size, err)
+	}
+	return sleep(b.ctx, jitter(b.first<<(b.breaks-1)))
+}
+
+func (b *body) close() {
+	if b.cur != nil {
+		b.cur.Close()
+		b.cur = nil
+	}
+	if b.cancel != nil {
+		b.watch.Stop()
+		b.cancel(nil)
+		b.cancel = nil
+	}
+}
+
+// Close ends the transfer. It must not run beside a Read; stop may.
+func (b *body) Close() error {
+	b.stop()
+	b.close()
+	if b.err == nil {
+		b.err = errClosed
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package pull
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A guard is the bottom of every request of one registry: what is not allowed
+// does not leave the machine, whatever the code above it was told by the registry.
+//
+//   - Plain http goes to loopback and to hosts the user named, and to no other, so that
+//     neither a redirect nor a realm can turn https into http.
+//   - A token request follows no redirect.
+//   - A redirect or a realm reaches an address of a private network, of this machine or of
+//     the link only where the registry itself is on such a one: checked after DNS, at connect(2).
+//   - Certificates are verified except for hosts the user named.
+//
+// Source: GHSA-2qjp-425j-52j9, CVE-2026-33540 and their like; SSRF.
+type guard struct {
+	registry string // host[:port] of the registry, as requests have it
+	insecure func(host string) bool
+
+	strict, lax *http.Transport // lax verifies no certificate
+
+	mu      sync.Mutex
+	class   class           // of the registry's address; the widest seen
+	proxies map[string]bool // host:port of the user's own proxies
+}
+
+// A class of addresses, from everybody's to this machine's.
+type class int
+
+const (
+	public class = iota
+	private
+	loopback
+	link // never reached by way of another class
+)
+
+func classify(ip netip.Addr) class {
+	ip = ip.Unmap()
+	switch {
+	case ip.IsLinkLocalUnicast(), ip.IsMulticast(), ip == netip.MustParseAddr("fd00:ec2::254"):
+		return link
+	case ip.IsLoopback(), ip.IsUnspecified():
+		return loopback
+	case ip.IsPrivate(), netip.MustParsePrefix("100.64.0.0/10").Contains(ip):
+		return private
+	}
+	return public
+}
+
+// isLoopback is for names: plain http is for these without being asked.
+func isLoopback(host string) bool {
+	name := hostname(host)
+	if name == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(name)
+	return err == nil && ip.IsLoopback()
+}
+
+// hostname is a host without its port and brackets.
+func hostname(host string) string {
+	u := url.URL{Host: host}
+	return u.Hostname()
+}
+
+// newGuard makes one for a registry. Nothing is connected yet.
+func newGuard(registry string, insecure func(string) bool, idle time.Duration) *guard {
+	g := &guard{registry: registry, insecure: insecure, proxies: map[string]bool{}}
+	make := func(verify bool) *http.Transport {
+		return &http.Transport{
+			Proxy:                 g.proxy,
+			DialContext:           g.dial,
+			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: !verify},
+			TLSHandshakeTimeout:   15 * time.Second,
+			ResponseHeaderTimeout: idle,
+			IdleConnTimeout:       30 * time.Second,
+			MaxIdleConnsPerHost:   8,
+			ReadBufferSize:        64 << 10,
+			DisableCompression:    true, // the bytes are what the digest is of
+			ForceAttemptHTTP2:     true,
+		}
+	}
+	g.strict, g.lax = make(true), make(false)
+	return g
+}
+
+func (g *guard) close() {
+	g.strict.CloseIdleConnections()
+	g.lax.CloseIdleConnections()
+}
+
+// mayPlain says whether a host may be spoken to without TLS.
+func (g *guard) mayPlain(host string) bool {
+	return isLoopback(host) || g.insecure != nil && g.insecure(host)
+}
+
+// A RefusedError is a request that the guard did not send.
+type RefusedError struct{ URL, Why string }
+
+func (e *RefusedError) Error() string { return fmt.Sprintf("%s: %s", e.URL, e.Why) }
+
+func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
+	// Of a URL only this is ever shown: a signed one is a credential.
+	shown := req.URL.Scheme + "://" + req.URL.Host
+	refuse := func(why string) (*http.Response, error) {
+		if req.Body != nil {
+			req.Body.Close()
+		}
+		return nil, &RefusedError{shown, why}
+	}
+	if before := req.Response; before != nil && before.Request != nil {
+		first := before.Request
+		for first.Response != nil && first.Response.Request != nil {
+			first = first.Response.Request
+		}
+		if before.Request.URL.Scheme == "https" && req.URL.Scheme != "https" {
+			return refuse("a redirect from https to " + req.URL.Scheme + " is not followed")
+		}
+		ours := strings.Contains(first.URL.Path, "/manifests/") || strings.Contains(first.URL.Path, "/blobs/")
+		ping := first.URL.Path == "/v2/" && req.URL.Host == first.URL.Host
+		if !ours && !ping {
+			return refuse("a redirect of a token request is not followed")
+		}
+	}
+	switch req.URL.Scheme {
+	case "https":
+	case "http":
+		if !g.mayPlain(req.URL.Host) {
+			return refuse("plain http is only for this machine and for hosts it is asked for")
+		}
+	default:
+		return refuse("not http")
+	}
+	if g.insecure != nil && g.insecure(req.URL.Host) {
+		return g.lax.RoundTrip(req)
+	}
+	return g.strict.RoundTrip(req)
+}
+
+// proxy is the environment's, remembered so that dial lets it be anywhere.
+func (g *guard) proxy(req *http.Request) (*url.URL, error) {
+	u, err := http.ProxyFromEnvironment(req)
+	if u != nil {
+		port := u.Port()
+		if port == "" {
+			port = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
+		}
+		g.mu.Lock()
+		g.proxies[net.JoinHostPort(u.Hostname(), port)] = true
+		g.mu.Unlock()
+	}
+	return u, err
+}
+
+func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	own := host == hostname(g.registry)
+	g.mu.Lock()
+	trusted := g.proxies[address] || g.insecure != nil && !own && g.insecure(address)
+	g.mu.Unlock()
+	d := net.Dialer{
+		Timeout:   15 * time.Second,
+		KeepAlive: 30 * time.Second,
+		Control: func(_, address string, _ syscall.RawConn) error {
+			at, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return err
+			}
+			c := classify(at.Addr())
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			switch {
+			case own:
+				// A name that is loopback by its spelling is spoken to in the clear.
+				if isLoopback(host) && c != loopback {
+					return &RefusedError{host, "it is not this machine"}
+				}
+				if c > g.class {
+					g.class = c
+				}
+			case trusted, c == public, c == g.class, g.class == loopback && c == private:
+			default:
+				return &RefusedError{host, "a registry elsewhere does not lead to an address of this network (" + at.Addr().String() + ")"}
+			}
+			return nil
+		},
+	}
+	return d.DialContext(ctx, network, address)
+}
+
+// isPlainServer says whether a TLS handshake failed because the other side
+// does not speak TLS at all. A certificate that does not hold is no such case.
+func isPlainServer(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.As(err, &record) || errors.Is(err, http.ErrSchemeMismatch)
+}

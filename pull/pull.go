@@ -1,0 +1,267 @@
+// Package pull makes a reference an image in the store.
+//
+//	ParseReference ─► Puller.Ensure ─► store.Image
+//	                   │ Source: a registry, a directory, an archive, the binary itself
+//	                   │ manifest.Resolve: index ─► manifest ─► config
+//	                   └ each layer, several at once:
+//	                     socket ─► SHA-256 and count ─► Unpacker ─► diffID ─► Stage.Commit
+//
+// Nothing is used before its digest, its size and its DiffID are verified, and a layer's bytes are
+// never stored: they go from the socket to the unpacker. The name is published last.
+//
+// What a registry may make skiff do is in guard; what its documents may say, in
+// package manifest; whom it is told what, in package auth.
+//
+// Limits: the unpacker is trusted to report the digest of what it unpacked, and to stay in
+// its directory. No mirrors. Layers are never fetched from the URLs of foreign layers.
+package pull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"skiff/internal/progress"
+	"skiff/pull/archive"
+	"skiff/pull/auth"
+	"skiff/pull/manifest"
+	"skiff/pull/store"
+)
+
+// A Policy is when to ask the source.
+type Policy string
+
+const (
+	Missing Policy = "missing" // when the image is not here
+	Always  Policy = "always"  // for the digest; its layers only if they are not here
+	Never   Policy = "never"
+	Newer   Policy = "newer" // as Always, but what is here will do if that fails
+)
+
+// ParsePolicy reads a word of --pull.
+func ParsePolicy(s string) (Policy, error) {
+	switch p := Policy(s); p {
+	case Missing, Always, Never, Newer:
+		return p, nil
+	}
+	return "", fmt.Errorf("pull policy %q is none of missing, always, never, newer", clip(s))
+}
+
+// A Compression is how a layer's bytes are packed, by their first bytes: media
+// types lie.
+type Compression string
+
+const (
+	None Compression = "none"
+	Gzip Compression = "gzip"
+	Zstd Compression = "zstd"
+)
+
+// An Unpacker makes a directory of a layer.
+type Unpacker interface {
+	// Unpack reads r to its end and fills dir, which is empty and of mode 0755. It
+	// removes nothing after an error. When ctx ends it returns soon, and so does r.
+	Unpack(ctx context.Context, dir string, compression Compression, r io.Reader) (Result, error)
+}
+
+// A Result is what was unpacked.
+type Result struct {
+	DiffID  v1.Hash // of the uncompressed bytes, all of them
+	Size    int64   // of these
+	Entries int64
+	Owners  []byte // the true owners where the map is single; kept beside the layer
+
+	// OpaqueRoot: the layer hides every layer below it, which overlayfs does not do by itself.
+	OpaqueRoot bool
+}
+
+// A Source has images; see manifest.Source.
+type Source = manifest.Source
+
+// A Puller brings images into a store. The fields are set before the first use.
+type Puller struct {
+	Store    *store.Store
+	Unpacker Unpacker
+	Auth     *auth.Finder
+	Want     manifest.Want
+	Display  *progress.Display // nil is silent
+
+	// Insecure names the hosts (with their port) that may have plain http and any certificate.
+	Insecure func(host string) bool
+
+	// Warn is told what the user should know and nobody must act on.
+	Warn func(string)
+
+	// Builtin is the source of builtin:NAME.
+	Builtin func(name string) (Source, error)
+
+	Parallel int // layers at once; 0: the number of processors, 2 to 6
+
+	// For tests and slow networks; the zero value of each is the default.
+	Idle       time.Duration // without a byte: 60 s
+	RetryFirst time.Duration // the wait before the first new try: 300 ms
+	RetryLimit time.Duration // of one request with its tries: 30 s
+}
+
+// A Pulled is an image that can be run.
+type Pulled struct {
+	*store.Image
+	Fresh bool // something came in or changed: Settle has work to do
+	// Settle makes it last through a power cut. A pull waits for it; a run does it
+	// beside the start. It may be called in any case.
+	Settle func(context.Context) error
+}
+
+func (p *Puller) timing() timing {
+	t := timing{p.Idle, p.RetryFirst, p.RetryLimit}
+	if t.idle == 0 {
+		t.idle = 60 * time.Second
+	}
+	if t.first == 0 {
+		t.first = 300 * time.Millisecond
+	}
+	if t.limit == 0 {
+		t.limit = 30 * time.Second
+	}
+	return t
+}
+
+func (p *Puller) warn(format string, args ...any) {
+	if p.Warn != nil {
+		p.Warn(fmt.Sprintf(format, args...))
+	}
+}
+
+// Ensure returns the image of a reference, and gets it first if the policy and
+// the store want that. With Missing and an image that is here there is no request; with
+// Always and one that is still the registry's, one HEAD.
+//
+// A cancelled context leaves the finished layers published, for the next try. Errors are typed: *store.AbsentError,
+// *UnknownImageError, *UnauthorizedError, *UnreachableError, *BusyError, *manifest.PlatformError,
+// *manifest.UnsupportedError, *manifest.InvalidError, *manifest.DigestError, *store.SpaceError, *store.ReadOnlyError.
+func (p *Puller) Ensure(ctx context.Context, ref Reference, policy Policy) (*Pulled, error) {
+	if ref.Transport != "" {
+		return p.fromSource(ctx, ref, policy)
+	}
+	if ref.ID != "" {
+		i, err := p.Store.ImageByID(ref.ID)
+		if err != nil {
+			return nil, err
+		}
+		return p.here(i)
+	}
+	local, err := p.local(ref.String())
+	if err != nil {
+		return nil, err
+	}
+	if local == nil && policy != Always {
+		if local, err = p.byShortID(ref); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case policy == Never && local == nil:
+		return nil, &store.AbsentError{Name: ref.Familiar()}
+	case policy == Never, policy == Missing && local != nil, local != nil && ref.Digest != "":
+		return p.here(local)
+	}
+	c, err := p.newClient(ctx, ref)
+	if err == nil {
+		defer c.Close()
+		if local != nil {
+			var digest v1.Hash
+			if digest, err = c.head(ctx); err == nil && digest == local.Digest && digest != (v1.Hash{}) {
+				return p.here(local)
+			}
+		}
+		if err == nil {
+			var pulled *Pulled
+			if pulled, err = p.pull(ctx, c, ref); err == nil {
+				return pulled, nil
+			}
+		}
+	}
+	if policy == Newer && local != nil && ctx.Err() == nil {
+		p.warn("%s: %v; the copy that is here is used", ref.Familiar(), err)
+		return p.here(local)
+	}
+	return nil, err
+}
+
+// local returns a record whose layers are here and that is for the wanted
+// platform, or nil.
+func (p *Puller) local(name string) (*store.Image, error) {
+	i, err := p.Store.Image(name)
+	var absent *store.AbsentError
+	if errors.As(err, &absent) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if i.IDs != p.Store.IDs || p.Want.Asked && !p.Want.Accepts(platformOf(i)) {
+		return nil, nil
+	}
+	for _, d := range i.DiffIDs {
+		if _, ok := p.Store.HasLayer(d); !ok {
+			return nil, nil
+		}
+	}
+	return i, nil
+}
+
+func platformOf(i *store.Image) manifest.Platform {
+	return manifest.Platform{OS: i.OS, Arch: i.Arch, Variant: i.Variant}
+}
+
+// byShortID takes a name such as 3f57d9401f8d for an image id, as docker does,
+// when no image has the name.
+func (p *Puller) byShortID(ref Reference) (*store.Image, error) {
+	short, tagged := strings.CutSuffix(ref.Familiar(), ":"+defaultTag)
+	if !tagged || len(short) < 4 || !isHex(short) {
+		return nil, nil
+	}
+	i, err := p.Store.ImageByID(short)
+	var absent *store.AbsentError
+	if errors.As(err, &absent) {
+		return nil, nil
+	}
+	return i, err
+}
+
+// here is an image that nothing had to be done for.
+func (p *Puller) here(i *store.Image) (*Pulled, error) {
+	return &Pulled{Image: i, Settle: func(context.Context) error { return nil }}, nil
+}
+
+// fromSource runs straight from a directory, an archive or the binary. These are
+// always looked at, since they are near and may have changed; Never too, since nothing is pulled.
+func (p *Puller) fromSource(ctx context.Context, ref Reference, _ Policy) (*Pulled, error) {
+	var s Source
+	var err error
+	switch ref.Transport {
+	case "builtin":
+		if p.Builtin == nil {
+			return nil, &UnknownImageError{Reference: ref.String(), Err: errors.New("nothing is built in")}
+		}
+		s, err = p.Builtin(ref.Rest)
+	case "oci":
+		s, err = archive.OpenLayout(ref.Rest)
+	case "oci-archive":
+		s, err = archive.OpenOCI(ref.Rest)
+	case "docker-archive":
+		s, err = archive.OpenDocker(ref.Rest)
+	default:
+		err = &ReferenceError{Name: ref.String(), Why: "the transport is not known"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	return p.pull(ctx, s, ref)
+}
