@@ -297,12 +297,13 @@ func landlock(p *plan.Plan, abi int) {
 	if abi >= 6 {
 		attr = binary.NativeEndian.AppendUint64(attr, unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET|unix.LANDLOCK_SCOPE_SIGNAL)
 	}
-	ruleset, root := p.Reg(), p.Reg()
-	p.Call("landlock ruleset", unix.SYS_LANDLOCK_CREATE_RULESET, p.Bytes(attr), plan.Int(len(attr)), plan.Int(0)).Into(ruleset)
-	p.Call("open root", unix.SYS_OPENAT, plan.Int(unix.AT_FDCWD), p.Str("/"), plan.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), plan.Int(0)).Into(root)
-	// A rule has its descriptor in memory, so that has to have a known number.
+	// A rule has its descriptor in memory, so that has to have a known number,
+	// taken before the ruleset could get it. EINVAL: it has that number already.
 	const rootFD = firstFree - 1
+	ruleset, root := p.Reg(), p.Reg()
+	p.Call("open root", unix.SYS_OPENAT, plan.Int(unix.AT_FDCWD), p.Str("/"), plan.Int(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC), plan.Int(0)).Into(root)
 	p.Call("root descriptor", unix.SYS_DUP3, root.Arg(), plan.Int(rootFD), plan.Int(unix.O_CLOEXEC)).Ignore(unix.EINVAL)
+	p.Call("landlock ruleset", unix.SYS_LANDLOCK_CREATE_RULESET, p.Bytes(attr), plan.Int(len(attr)), plan.Int(0)).Into(ruleset)
 	rule := binary.NativeEndian.AppendUint64(nil, fs)
 	rule = binary.NativeEndian.AppendUint32(rule, rootFD)
 	p.Call("landlock rule", unix.SYS_LANDLOCK_ADD_RULE, ruleset.Arg(), plan.Int(unix.LANDLOCK_RULE_PATH_BENEATH), p.Bytes(rule), plan.Int(0))

@@ -216,7 +216,7 @@ func (u *unpacker) imply(here int, path, name string, why error) error {
 	if strings.HasPrefix(name, whiteoutPrefix) {
 		return malformed("a whiteout that is a directory")
 	}
-	if err := unix.Mkdirat(here, name, 0o700); err != nil {
+	if err := u.mkdir(here, name); err != nil {
 		return err
 	}
 	u.result.Implied++

@@ -110,12 +110,12 @@ func (u *unpacker) makeDir(d *dir, base string, h *header) error {
 	}
 	opaque := false
 	if d != nil {
-		err = unix.Mkdirat(d.fd, base, 0o700)
+		err = u.mkdir(d.fd, base)
 		if err == unix.EEXIST {
 			var st unix.Stat_t
 			if err = unix.Fstatat(d.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 				if d, opaque, err = u.vacate(d, base); err == nil {
-					err = unix.Mkdirat(d.fd, base, 0o700)
+					err = u.mkdir(d.fd, base)
 				}
 			}
 		}
@@ -140,6 +140,15 @@ func (u *unpacker) makeDir(d *dir, base string, h *header) error {
 		path: path, sec: h.mtime.sec, nsec: h.mtime.nsec, mode: uint16(h.mode), uid: uint32(uid), gid: uint32(gid),
 	})
 	return nil
+}
+
+// mkdir makes a directory that can be worked in until it gets its own mode.
+func (u *unpacker) mkdir(dir int, name string) error {
+	err := unix.Mkdirat(dir, name, 0o700)
+	if err == nil && u.masked&0o700 != 0 {
+		err = unix.Fchmodat(dir, name, 0o700, 0) // no link: made just now
+	}
+	return err
 }
 
 func (u *unpacker) makeSymlink(d *dir, base string, h *header) error {

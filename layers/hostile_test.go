@@ -27,11 +27,10 @@ func TestHostile(t *testing.T) {
 	})
 	for name, ids := range kinds(t) {
 		t.Run("worker-"+name, func(t *testing.T) {
-			var w *Worker
-			defer func() { w.Close() }()
+			var w *Worker // start ends it with the test
 			hostile(t, ids.Kind == idmap.Single, func(staging, dir string, c image.Case, l image.Layer) (Result, error) {
 				if w == nil {
-					w = start(t, staging, ids)
+					w = start(t, staging, ids) // t is the outer one
 				}
 				return unpack(t, w, staging, dir, l, Job{MaxBytes: c.MaxBytes, Owners: dir + ".owners"})
 			}, func() *Worker { return w })

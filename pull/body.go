@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 )
 
@@ -57,13 +58,14 @@ func (b *body) Read(p []byte) (int, error) {
 		if err == nil {
 			continue
 		}
+		transfer := b.cur != nil // it had begun
 		b.close()
 		if b.off == b.size && b.ctx.Err() == nil {
 			// Whole, however it ended; whether it is right the digest says.
 			b.err = io.EOF
 			return 0, io.EOF
 		}
-		if err := b.again(err); err != nil {
+		if err := b.again(err, transfer); err != nil {
 			b.err = err
 			return 0, err
 		}
@@ -109,15 +111,17 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
-// again decides whether to try again after err, and waits.
-func (b *body) again(err error) error {
+// again decides whether to try again after err, and waits. A transfer that had
+// begun may break in many ways, HTTP/2's own among them; a file on this disk may not.
+func (b *body) again(err error, transfer bool) error {
 	if b.ctx.Err() != nil {
 		return context.Cause(b.ctx)
 	}
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF // it ended short
 	}
-	if !passing(err) {
+	var file *fs.PathError
+	if errors.As(err, &file) || !transfer && !passing(err) {
 		return err
 	}
 	if b.off-b.mark >= enough {

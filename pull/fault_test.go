@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -449,11 +451,18 @@ func TestUnreachable(t *testing.T) {
 	if _, err := newPuller(t).Ensure(context.Background(), ref, Missing); !errors.As(err, &u) || u.Reason != Refused || u.Registry != host {
 		t.Errorf("%v", err)
 	}
-	if ref, err = ParseReference("no.such.name.invalid/a"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := newPuller(t).Ensure(context.Background(), ref, Missing); !errors.As(err, &u) || u.Reason != DNS && u.Reason != Timeout && u.Reason != Other {
-		t.Errorf("%v", err)
+	c := &client{host: "q.io"}
+	for want, cause := range map[Reason]error{
+		DNS:     &net.DNSError{IsNotFound: true},
+		Timeout: &net.DNSError{IsTimeout: true},
+		Cert:    &tls.CertificateVerificationError{Err: errors.New("x")},
+		TLS:     tls.RecordHeaderError{},
+		Other:   syscall.ENETUNREACH,
+	} {
+		err := c.fault(context.Background(), &url.Error{Op: "Get", URL: "https://cdn/?signature=secret", Err: cause})
+		if !errors.As(err, &u) || u.Reason != want || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", want, err)
+		}
 	}
 }
 

@@ -73,8 +73,7 @@ func attach(pr *Process, interactive bool) (finish func(), err error) {
 		}
 		undo = append(undo, func() { term.Restore(in, old) })
 	}
-	if size := terminalSize(); size != nil {
-		unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, size)
+	if terminalSize() != nil {
 		changed := make(chan os.Signal, 1)
 		signal.Notify(changed, syscall.SIGWINCH)
 		go func() {
@@ -112,6 +111,14 @@ func copyInput(master *os.File) {
 	if t, err := unix.IoctlGetTermios(int(master.Fd()), unix.TCGETS); err == nil && t.Lflag&unix.ICANON != 0 {
 		master.Write([]byte{endOfTransmission})
 	}
+}
+
+// ConsoleSize is the size of the caller's terminal, if it has one.
+func ConsoleSize() Size {
+	if size := terminalSize(); size != nil {
+		return Size{Rows: size.Row, Columns: size.Col}
+	}
+	return Size{}
 }
 
 // terminalSize is that of the first of the caller's stdio that is a terminal.

@@ -25,7 +25,7 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ids idmap.Map, link Link, read fileReader) (*Spec, error) {
 	s := &Spec{
 		ID: id, Hostname: o.Hostname, Domain: o.Domain,
-		Terminal: o.Terminal, IDs: ids, Network: o.Network,
+		Terminal: o.Terminal, Console: o.Console, IDs: ids, Network: o.Network,
 		NoNewPrivileges: o.NoNewPrivileges, Umask: o.Umask, Rlimits: o.Rlimits,
 		Cgroup: cgroupNamespaces(),
 	}
@@ -75,11 +75,11 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ids idma
 	return s, s.mounts(o)
 }
 
-// lowers are the layers relative to the store, base first. Overlay refuses a
+// lowers are the layers to mount, relative to the store, base first. Overlay refuses a
 // directory that is named twice, and a layer above itself adds nothing.
 func lowers(st *store.Store, img *store.Image) []string {
 	var dirs []string
-	for _, d := range img.DiffIDs {
+	for _, d := range img.DiffIDs[img.First:] {
 		dir := strings.TrimPrefix(st.LayerDir(d), st.Root()+"/")
 		if i := slices.Index(dirs, dir); i >= 0 {
 			dirs = slices.Delete(dirs, i, i+1)

@@ -16,6 +16,7 @@ type Options struct {
 
 	Interactive bool
 	Terminal    bool
+	Console     Size
 	Init        bool
 	Entrypoint  *[]string // nil: the image's; empty: none
 	Env         []string  // K=V, after the image's

@@ -129,6 +129,12 @@ func (p *initPlan) rlimit(l Rlimit) {
 func (p *initPlan) terminal(s *Spec) {
 	slave := p.root.Slave
 	p.Call("controlling terminal", unix.SYS_IOCTL, slave.Arg(), plan.Int(unix.TIOCSCTTY), plan.Int(0))
+	if s.Console != (Size{}) {
+		size := make([]byte, 8) // struct winsize
+		binary.NativeEndian.PutUint16(size, s.Console.Rows)
+		binary.NativeEndian.PutUint16(size[2:], s.Console.Columns)
+		p.Call("terminal size", unix.SYS_IOCTL, slave.Arg(), plan.Int(unix.TIOCSWINSZ), p.Bytes(size))
+	}
 	if s.User.UID != 0 {
 		p.Call("own terminal", unix.SYS_FCHOWN, slave.Arg(), plan.Int(s.User.UID), plan.Int(-1))
 	}
@@ -142,7 +148,9 @@ func (p *initPlan) closeDescriptors(s *Spec) {
 		unshare = 1 << 1 // CLOSE_RANGE_UNSHARE
 	)
 	if s.Terminal {
-		p.Call("own descriptors", unix.SYS_UNSHARE, plan.Int(unix.CLONE_FILES))
+		// Closes none. Not unshare(2), which the default filter, loaded by now,
+		// refuses without CAP_SYS_ADMIN.
+		p.Call("own descriptors", unix.SYS_CLOSE_RANGE, plan.Int(all), plan.Int(all), plan.Int(unshare))
 		p.Signal("terminal open", p.opened)
 		for fd := range 3 {
 			p.Call("stdio", unix.SYS_DUP3, p.root.Slave.Arg(), plan.Int(fd), plan.Int(0))

@@ -119,7 +119,7 @@ func (r *Runner) Explain(o *Options, img *store.Image) (*Spec, *plan.Plan, error
 // reader reads files of an image without mounting it.
 func (r *Runner) reader(img *store.Image) fileReader {
 	var stack layers.Stack
-	for _, d := range img.DiffIDs {
+	for _, d := range img.DiffIDs[img.First:] {
 		stack.Dirs = append(stack.Dirs, r.Store.LayerDir(d))
 	}
 	return stack.ReadFile

@@ -23,6 +23,7 @@ type Spec struct {
 	Cwd      string   // absolute; made if missing
 	User     User
 	Terminal bool
+	Console  Size   // the terminal's first size; zero leaves the kernel's
 	Init     string // path on the host of the init to run Args under, or ""
 
 	Root    rootfs.Root
@@ -38,6 +39,10 @@ type Spec struct {
 
 	StopSignal int
 }
+
+// A Size is a terminal's, in characters. Source: runtime-spec config.md,
+// "consoleSize".
+type Size struct{ Rows, Columns uint16 }
 
 // A User is whom the process runs as, in the container's ids.
 type User struct {

@@ -122,6 +122,9 @@ func runOptions(c *cli.Context) (*run.Options, error) {
 		Privileged: c.Bool("privileged"),
 		Trace:      os.Getenv("SKIFF_TRACE") == "1",
 	}
+	if o.Terminal {
+		o.Console = run.ConsoleSize()
+	}
 	if c.NArg() > 1 {
 		o.Command = c.Args().Tail()
 	}

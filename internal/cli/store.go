@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"skiff/internal/idmap"
+	"skiff/layers"
 	"skiff/pull/store"
 	"skiff/run"
 
@@ -34,6 +35,7 @@ func openRunner(c *cli.Context) (*run.Runner, error) {
 	if ids.Kind == idmap.Single {
 		st.IDs = store.Single
 	}
+	st.Remove = func(path string) error { return layers.Remove(path, ids) }
 	return &run.Runner{Store: st, IDs: ids, Say: say, Stderr: os.Stderr}, nil
 }
 

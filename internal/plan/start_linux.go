@@ -11,9 +11,12 @@ import (
 
 // cloneArgs is struct clone_args of clone3(2), kernel 5.7.
 type cloneArgs struct {
-	flags, pidfd, childTID, parentTID, exitSignal uint64
-	stack, stackSize, tls, setTID, setTIDSize     uint64
-	cgroup                                        uint64
+	flags, pidfd     uint64
+	_, _             uint64 // child_tid, parent_tid
+	exitSignal       uint64
+	stack, stackSize uint64
+	_, _, _          uint64 // tls, set_tid, set_tid_size
+	cgroup           uint64
 }
 
 // header is what the assembler knows of a plan.

@@ -39,9 +39,11 @@ func ask(ctx context.Context, name, server string) (*authn.AuthConfig, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, helperTime, fmt.Errorf("no answer in %s", helperTime))
 	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	cmd := exec.CommandContext(ctx, program, "get")
 	cmd.Stdin = strings.NewReader(server)
-	var out, complaint bounded
+	out, complaint := bounded{end: end}, bounded{end: end}
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	cmd.WaitDelay = time.Second // a grandchild that keeps the pipes open
 	err := cmd.Run()
@@ -49,12 +51,12 @@ func ask(ctx context.Context, name, server string) (*authn.AuthConfig, error) {
 		return fail(context.Cause(ctx))
 	}
 	if err != nil {
-		said := strings.TrimSpace(out.String())
+		said := strings.TrimSpace(out.buf.String())
 		if strings.Contains(said, "credentials not found in native keychain") {
 			return nil, nil
 		}
 		if said == "" {
-			said = strings.TrimSpace(complaint.String())
+			said = strings.TrimSpace(complaint.buf.String())
 		}
 		if said != "" {
 			return fail(fmt.Errorf("%s (%w)", first(said), err))
@@ -62,7 +64,7 @@ func ask(ctx context.Context, name, server string) (*authn.AuthConfig, error) {
 		return fail(err)
 	}
 	var answer struct{ ServerURL, Username, Secret string }
-	if err := json.Unmarshal(out.Bytes(), &answer); err != nil {
+	if err := json.Unmarshal(out.buf.Bytes(), &answer); err != nil {
 		return fail(errors.New("its answer is not JSON"))
 	}
 	if answer.Username == "" || answer.Secret == "" {
@@ -83,12 +85,17 @@ func first(s string) string {
 	return s[:min(len(s), 200)]
 }
 
-// bounded keeps the beginning of what is written to it.
-type bounded struct{ bytes.Buffer }
+// bounded keeps what a program prints, and ends the program when it is too much. The
+// buffer is a field: embedded, its ReadFrom would take io.Copy past the bound.
+type bounded struct {
+	buf bytes.Buffer
+	end context.CancelCauseFunc
+}
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > maxAnswer {
+	if b.buf.Len()+len(p) > maxAnswer {
+		b.end(fmt.Errorf("it printed more than %d bytes", maxAnswer))
 		return 0, io.ErrShortWrite
 	}
-	return b.Buffer.Write(p)
+	return b.buf.Write(p)
 }

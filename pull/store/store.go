@@ -195,6 +195,10 @@ func (s *Store) CheckVersion() error {
 		return err
 	}
 	text := strings.TrimSpace(string(b))
+	if text == "" {
+		// What a power cut leaves of a file that was just made.
+		return explain("read", s.Path("version"), unix.ENOENT)
+	}
 	v, err := strconv.Atoi(text)
 	if err != nil || v < 1 || v > Version {
 		return &VersionError{Path: s.root, Version: text}

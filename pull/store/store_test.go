@@ -126,6 +126,45 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// A power cut may leave the file empty: that is no newer version.
+func TestEmptyVersion(t *testing.T) {
+	s := open(t)
+	if err := s.Writable(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(s.Path("version"), 0); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if err := again.Writable(); err != nil {
+		t.Error(err)
+	}
+	if err := again.CheckVersion(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A pull that was killed before its syncfs leaves markers; a sweep settles them.
+func TestSweepSettles(t *testing.T) {
+	s := open(t)
+	commit(t, s, hash(1))
+	claim, err := s.Claim(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Sweep(context.Background()); err != nil || !s.exists("unsynced") {
+		t.Errorf("settled beside a pull, which does it itself: %v", err)
+	}
+	claim.Release()
+	if err := s.Sweep(context.Background()); err != nil || s.exists("unsynced") || !has(s, hash(1)) {
+		t.Errorf("not settled: %v", err)
+	}
+}
+
 func TestLayer(t *testing.T) {
 	s := open(t)
 	h := hash(1)

@@ -124,7 +124,7 @@ func (s *Store) temps(kind string) ([]string, error) {
 // Sweep removes what dead processes left in tmp/: directories whose lock can be
 // taken, and files older than an hour by the file system's clock. It skips what is in
 // use and what it may not remove, and reports the first such error when it
-// is through. A read-only store has nothing to sweep.
+// is through. Then it settles what a killed pull has not, unless another one runs. A read-only store has nothing to sweep.
 func (s *Store) Sweep(ctx context.Context) error {
 	if err := s.Writable(); err != nil {
 		var readonly *ReadOnlyError
@@ -159,6 +159,11 @@ func (s *Store) Sweep(ctx context.Context) error {
 		}
 		keep(s.removeTree(path))
 		unix.Close(fd)
+	}
+	if s.exists("unsynced") && s.recover() == nil {
+		if pulls, err := s.temps("pull"); err == nil && len(pulls) == 0 {
+			keep(s.Settle(ctx))
+		}
 	}
 	return first
 }

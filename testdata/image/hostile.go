@@ -98,7 +98,7 @@ func links() []Case {
 		refused(7, "hardlink-host-marker", "has not made", L(Link("x", Outside+"/secret"))),
 		refused(8, "hardlink-dotdot", escapes, L(Link("x", "../../../../etc/passwd"))),
 		refused(9, "hardlink-through-symlink", "has not made", L(Symlink("d", "/etc"), Link("x", "d/passwd"))),
-		contained(9, "hardlink-through-symlink-inside", tree(`l d -> real`, `d 0755 real`, `f 0644 real/f "x"`, `f 0644 x "x"`),
+		contained(9, "hardlink-through-symlink-inside", tree(`l d -> /real`, `d 0755 real`, `f 0644 real/f "x"`, `f 0644 x "x"`),
 			L(Dir("real"), File("real/f", "x"), Symlink("d", "/real"), Link("x", "d/f"))),
 		contained(10, "hardlink-to-symlink-overwritten", tree(`f 0644 h "x"`, `l s -> `+Outside+`/secret`),
 			L(Symlink("s", Outside+"/secret"), Link("h", "s"), File("h", "x"))),

@@ -70,6 +70,9 @@ func broken() []Case {
 
 func padTo(s string) string { return string(padded([]byte(s))) }
 
+// bombSize is what a gzip bomb unfolds to: twice the memory that skiff may take.
+const bombSize = 512 << 20
+
 // compressed are blobs that are odd around a good archive.
 func compressed() []Case {
 	good := L(File("x", "x"))
@@ -104,7 +107,7 @@ func compressed() []Case {
 	}
 	bomb := Case{Number: 41, Name: "gzip-bomb", Refused: true, Word: "exceeds its limit", MaxBytes: 64 << 20,
 		Layers: []Layer{{Tar: func(w io.Writer) error {
-			const size = 1 << 30
+			const size = bombSize
 			if _, err := w.Write(header("bomb", '0', size, Entry{Mode: 0o644, MTime: 1e9})); err != nil {
 				return err
 			}
@@ -115,7 +118,7 @@ func compressed() []Case {
 			if err := good.WriteTar(w); err != nil {
 				return err
 			}
-			return zeros(w, 1<<30)
+			return zeros(w, bombSize)
 		}}}}
 	return []Case{
 		bomb, tail,

@@ -1,0 +1,110 @@
+package run
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"skiff/internal/idmap"
+
+	"golang.org/x/sys/unix"
+)
+
+func accounts(passwd, group string) fileReader {
+	return func(name string, _ int64) ([]byte, error) {
+		switch name {
+		case "etc/passwd":
+			return []byte(passwd), nil
+		case "etc/group":
+			return []byte(group), nil
+		}
+		return nil, unix.ENOENT
+	}
+}
+
+const (
+	testPasswd = "root:x:0:0::/root:/bin/sh\nalice:x:1000:1001::/home/alice:/bin/sh\n77:x:5:5::/:/bin/sh\n"
+	testGroup  = "root:x:0:\nstaff:x:50:alice\ngames:x:60:bob\n"
+)
+
+func TestLookUser(t *testing.T) {
+	full := idmap.Map{Kind: idmap.Root, UIDs: []idmap.Range{{Container: 0, Host: 100000, Size: 65536}}, GIDs: []idmap.Range{{Container: 0, Host: 100000, Size: 65536}}}
+	for _, c := range []struct {
+		who   string
+		added []string
+		uid   uint32
+		gid   uint32
+		group []uint32
+		home  string
+		bad   bool
+	}{
+		{who: "", group: []uint32{0}, home: "/root"},
+		{who: "alice", uid: 1000, gid: 1001, group: []uint32{50, 1001}, home: "/home/alice"},
+		{who: "1000", uid: 1000, gid: 1001, group: []uint32{50, 1001}, home: "/home/alice"},
+		{who: "alice:games", uid: 1000, gid: 60, group: []uint32{60}, home: "/home/alice"},
+		{who: "77", uid: 77, group: []uint32{0}, home: "/"},
+		{who: "0", added: []string{"games", "9"}, group: []uint32{0, 9, 60}, home: "/root"},
+		{who: "nosuch", bad: true}, {who: "0:nosuch", bad: true}, {who: "0", added: []string{"nosuch"}, bad: true},
+		{who: "4294967296", bad: true}, {who: "0:2147483648", bad: true}, {who: "70000", bad: true},
+		{who: "18446744073709551616", bad: true}, {who: "-1", bad: true},
+	} {
+		u, home, err := lookUser(c.who, c.added, full, accounts(testPasswd, testGroup))
+		if c.bad {
+			var e *UserError
+			if !errors.As(err, &e) {
+				t.Errorf("%q %q: %+v, error %v, want a UserError", c.who, c.added, u, err)
+			}
+			continue
+		}
+		if err != nil || u.UID != c.uid || u.GID != c.gid || !slices.Equal(u.Groups, c.group) || home != c.home {
+			t.Errorf("%q %q: %+v, %q, error %v; want %+v", c.who, c.added, u, home, err, c)
+		}
+	}
+}
+
+// Whatever an image's files hold, a number stays that number and the primary
+// group is among the groups.
+func FuzzLookUser(f *testing.F) {
+	f.Add("1000", testPasswd, testGroup)
+	f.Add("alice", "alice:x:-1:99999999999:::\n:::::::\n", "a:x:0:alice,,\n")
+	f.Fuzz(func(t *testing.T, who, passwd, group string) {
+		u, _, err := lookUser(who, nil, idmap.Map{}, accounts(passwd, group))
+		if err != nil {
+			return
+		}
+		if name, _, _ := strings.Cut(who, ":"); digits(name) {
+			if n, ok := number(name); !ok || uint32(n) != u.UID {
+				t.Errorf("%q became %d", who, u.UID)
+			}
+		}
+		if !slices.Contains(u.Groups, u.GID) {
+			t.Errorf("group %d is not among %d", u.GID, u.Groups)
+		}
+	})
+}
+
+func TestParseSignal(t *testing.T) {
+	for name, want := range map[string]int{"TERM": 15, "SIGTERM": 15, "sigkill": 9, "9": 9, "RTMIN+3": 37, "SIGRTMIN": 34, "RTMAX-1": 63, "64": 64,
+		"0": 0, "65": 0, "-1": 0, "": 0, "NOSUCH": 0, "RTMIN-1": 0, "RTMAX+1": 0} {
+		got, err := ParseSignal(name)
+		if got != want || (err == nil) != (want != 0) {
+			t.Errorf("%q: %d, error %v; want %d", name, got, err, want)
+		}
+	}
+}
+
+func TestCandidates(t *testing.T) {
+	for _, c := range []struct {
+		name, path string
+		want       []string
+	}{
+		{"ls", "/a:/b/", []string{"/a/ls", "/b/ls"}}, {"/x/ls", "/a", []string{"/x/ls"}},
+		{"./ls", "/a", []string{"./ls"}}, {"ls", ":/a", []string{"./ls", "/a/ls"}},
+	} {
+		got := candidates(&Spec{Args: []string{c.name}, Env: []string{"PATH=" + c.path}})
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s in %s: %q, want %q", c.name, c.path, got, c.want)
+		}
+	}
+}
