@@ -360,14 +360,14 @@ func TestCredentialsStayHome(t *testing.T) {
 				return challenge(rw, "http://"+w.host+"/token")
 			}
 			if isBlob(r) {
-				http.Redirect(rw, r, thief.URL+"/blob", 307)
+				http.Redirect(rw, r, thief.URL+"/blob", http.StatusTemporaryRedirect)
 				return true
 			}
 			return false
 		}, false},
 		{"token request redirected", func(rw http.ResponseWriter, r *http.Request) bool {
 			if r.URL.Path == "/token" {
-				http.Redirect(rw, r, thief.URL+"/token", 307)
+				http.Redirect(rw, r, thief.URL+"/token", http.StatusTemporaryRedirect)
 				return true
 			}
 			return challenge(rw, "http://"+w.host+"/token")
@@ -377,7 +377,7 @@ func TestCredentialsStayHome(t *testing.T) {
 		}, false},
 		{"redirect loop", func(rw http.ResponseWriter, r *http.Request) bool {
 			if isManifest(r) {
-				http.Redirect(rw, r, r.URL.Path, 307)
+				http.Redirect(rw, r, r.URL.Path, http.StatusTemporaryRedirect)
 				return true
 			}
 			return false
@@ -385,14 +385,14 @@ func TestCredentialsStayHome(t *testing.T) {
 		{"redirect to a file", func(rw http.ResponseWriter, r *http.Request) bool {
 			if isManifest(r) {
 				rw.Header().Set("Location", "file:///etc/passwd")
-				rw.WriteHeader(307)
+				rw.WriteHeader(http.StatusTemporaryRedirect)
 				return true
 			}
 			return false
 		}, false},
 		{"redirect to the metadata service", func(rw http.ResponseWriter, r *http.Request) bool {
 			if isBlob(r) {
-				http.Redirect(rw, r, "https://169.254.169.254/latest", 307)
+				http.Redirect(rw, r, "https://169.254.169.254/latest", http.StatusTemporaryRedirect)
 				return true
 			}
 			return false

@@ -13,7 +13,8 @@ import (
 var update = flag.Bool("update", false, "rewrite testdata/plan")
 
 // TestPlans holds the whole plan of a container's init, for each kind of id
-// map, against a file that a person has read. -update rewrites the files.
+// map, against a file that a person has read. -update rewrites the files. The
+// flags of open(2) have other numbers on other architectures.
 func TestPlans(t *testing.T) {
 	kinds := []struct {
 		name string
