@@ -108,7 +108,8 @@ func (s Stack) find(name string, follow bool) (int, unix.Stat_t, error) {
 	links, steps := 0, 0
 	for rest := name; ; {
 		var c string
-		c, rest, _ = strings.Cut(strings.TrimLeft(rest, "/"), "/")
+		var slash bool // after it, which asks for a directory
+		c, rest, slash = strings.Cut(strings.TrimLeft(rest, "/"), "/")
 		last := strings.Trim(rest, "/") == ""
 		if steps++; steps > maxSteps {
 			return -1, st, unix.ELOOP
@@ -140,7 +141,7 @@ func (s Stack) find(name string, follow bool) (int, unix.Stat_t, error) {
 			}
 			continue
 		case unix.S_IFLNK:
-			if last && !follow {
+			if last && !slash && !follow {
 				return fd, st, nil
 			}
 			target, err := readlink(fd, "")
@@ -154,10 +155,12 @@ func (s Stack) find(name string, follow bool) (int, unix.Stat_t, error) {
 			if strings.HasPrefix(target, "/") {
 				up(1)
 			}
-			rest = target + "/" + rest
+			if rest = target + "/" + rest; last && !slash {
+				rest = target
+			}
 			continue
 		}
-		if !last || strings.HasSuffix(rest, "/") {
+		if !last || slash {
 			unix.Close(fd)
 			return -1, st, unix.ENOTDIR
 		}
