@@ -5,7 +5,7 @@ TAGS    := urfave_cli_no_docs
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w"
 GOTEST  := CGO_ENABLED=0 $(GO) test -tags $(TAGS)
 
-.PHONY: build demo test test-deps bench init-cost lint generate arm64 install clean
+.PHONY: build demo test test-deps lint generate arm64 install clean
 
 build: ## the static binary ./skiff
 	$(BUILD) -o skiff .
@@ -18,12 +18,6 @@ test: test-deps ## all tests that this user and machine can run
 
 test-deps: ## Debian packages that the tests use
 	@.ci/deps
-
-bench: build ## compare with bwrap, crun, podman and a static C program
-	$(GO) run ./bench -skiff ./skiff
-
-init-cost: build ## what package initialisation costs each start
-	$(GO) run ./bench -init -skiff ./skiff
 
 lint: ## what continuous integration checks of the text
 	@.ci/lint

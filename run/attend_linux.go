@@ -7,39 +7,45 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
-// forward hands the signals that skiff gets to the container's init, for the
-// rest of the process's life.
+// catch begins to collect the signals that are for the container. It comes
+// before the start, so that none is lost or ends skiff in between.
+//
+// By name, and never reset: signal.Reset and signal.Stop wait for the runtime
+// to be idle, which costs a start milliseconds.
+func catch() <-chan os.Signal {
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals, forwarded[:]...)
+	return signals
+}
+
+// forward hands the signals to the container's init, for the rest of the
+// process's life.
 //
 // A program that runs as process 1 is not ended by a signal it does not
 // handle. So the second interrupt in a row, if the first went unhandled, kills
-// it; ignored is called after the first. Source: pid_namespaces(7).
-func forward(pr *Process, ignored func()) {
-	signals := make(chan os.Signal, 16)
-	// By name, and never reset: signal.Reset and signal.Stop wait for the
-	// runtime to be idle, which costs a start milliseconds. Each signal costs
-	// two switches of threads, so those that nobody sends at once come later.
-	signal.Notify(signals, forwarded[:urgent]...)
-	time.AfterFunc(20*time.Millisecond, func() { signal.Notify(signals, forwarded[urgent:]...) })
-	go func() {
-		interrupted := false
-		for s := range signals {
-			n := s.(syscall.Signal)
-			if n == syscall.SIGINT && !handles(pr.PID, n) {
-				if interrupted {
-					n = syscall.SIGKILL
-				} else if interrupted = true; ignored != nil {
-					ignored()
-				}
+// it; ignored is called after the first. A terminal that goes away kills it at
+// once. Source: pid_namespaces(7).
+func forward(pr *Process, signals <-chan os.Signal, ignored func()) {
+	interrupted := false
+	for s := range signals {
+		n := s.(syscall.Signal)
+		switch {
+		case n == syscall.SIGHUP && !handles(pr.PID, n):
+			n = syscall.SIGKILL
+		case n == syscall.SIGINT && !handles(pr.PID, n):
+			if interrupted {
+				n = syscall.SIGKILL
+			} else if interrupted = true; ignored != nil {
+				ignored()
 			}
-			unix.PidfdSendSignal(pr.Pidfd, n, nil, 0)
 		}
-	}()
+		unix.PidfdSendSignal(pr.Pidfd, n, nil, 0)
+	}
 }
 
 // forwarded are the signals that mean something to a program and nothing to
@@ -50,9 +56,6 @@ var forwarded = [...]os.Signal{
 	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR, syscall.SIGABRT, syscall.SIGTRAP,
 	syscall.SIGXCPU, syscall.SIGXFSZ,
 }
-
-// urgent is how many of forwarded come first.
-const urgent = 4
 
 // attach carries bytes between the caller's stdio and the container's
 // terminal, with the caller's own terminal in raw mode and of the same size.

@@ -45,11 +45,12 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	if err != nil {
 		return 0, err
 	}
+	signals := catch()
 	process, err := r.begin(o, img, c.ID, net)
 	if err != nil {
 		return 0, err
 	}
-	forward(process, func() {
+	go forward(process, signals, func() {
 		r.Say("hint: the program ignores interrupts; press ^C again to kill it, or use --init")
 	})
 	if o.Terminal {

@@ -111,10 +111,13 @@ func Self(path string) (Layer, error) {
 	return L(File(path, string(text)).WithMode(0o755)), nil
 }
 
-// Many is a layer of n small files, 100 in a directory.
-func Many(n int) Layer {
+// Many is a layer of n files of 100 bytes, 100 in a directory.
+func Many(n int) Layer { return ManyOf(n, 100) }
+
+// ManyOf is Many with files of size bytes.
+func ManyOf(n, size int) Layer {
 	return Layer{Tar: func(w io.Writer) error {
-		body := strings.Repeat("x", 100)
+		body := strings.Repeat("x", size)
 		var b []byte
 		for i := range n {
 			if i%100 == 0 {
