@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -28,15 +29,16 @@ func catch() <-chan os.Signal {
 //
 // A program that runs as process 1 is not ended by a signal it does not
 // handle. So the second interrupt in a row, if the first went unhandled, kills
-// it; ignored is called after the first. A terminal that goes away kills it at
-// once. Source: pid_namespaces(7).
+// it; ignored is called after the first. A terminal that goes away kills it a
+// second later. Source: pid_namespaces(7).
 func forward(pr *Process, signals <-chan os.Signal, ignored func()) {
 	interrupted := false
 	for s := range signals {
 		n := s.(syscall.Signal)
 		switch {
 		case n == syscall.SIGHUP && !handles(pr.PID, n):
-			n = syscall.SIGKILL
+			// First it may find the end of its input by itself.
+			time.AfterFunc(time.Second, pr.kill)
 		case n == syscall.SIGINT && !handles(pr.PID, n):
 			if interrupted {
 				n = syscall.SIGKILL
