@@ -11,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"skiff/internal/idmap"
 
@@ -71,6 +72,8 @@ type unpacker struct {
 	meta   []dirMeta
 	owners *bufio.Writer
 
+	metaBytes int // that meta takes
+
 	uid, gid int64  // what a new file gets by itself
 	masked   uint32 // permission bits that a new file loses
 }
@@ -85,6 +88,19 @@ type dirMeta struct {
 }
 
 const timeOmit = -1
+
+// maxDirMemory bounds what directories take until the end, in bytes: a million
+// of usual names fit, a million of names as long as they may be do not.
+const maxDirMemory = 128 << 20
+
+func (u *unpacker) addMeta(m dirMeta) error {
+	u.metaBytes += len(m.path) + int(unsafe.Sizeof(m))
+	if u.metaBytes > maxDirMemory {
+		return fmt.Errorf("%w: the directories' names are too long in all", ErrQuota)
+	}
+	u.meta = append(u.meta, m)
+	return nil
+}
 
 func newUnpacker(root *os.File, s *stream, opt Options) (*unpacker, error) {
 	u := &unpacker{

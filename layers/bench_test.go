@@ -3,16 +3,21 @@ package layers
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
+	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"skiff/internal/need"
 	"skiff/testdata/image"
 
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,6 +60,60 @@ func TestManyEntries(t *testing.T) {
 	t.Logf("peak %d KiB", peak)
 	if peak > 256<<10 {
 		t.Errorf("memory peaked at %d KiB", peak)
+	}
+}
+
+// A worker's memory stays bounded where a layer tries to fill it: with the names
+// of directories, and with the largest zstd window.
+func TestMemoryIsBounded(t *testing.T) {
+	staging := place(t)
+	name := strings.Repeat(strings.Repeat("n", 250)+"/", 16)
+	dirs := image.Layer{Tar: func(w io.Writer) error {
+		// One directory again and again, 4000 bytes each time.
+		one := image.L(image.Dir(name))
+		var b bytes.Buffer
+		if err := one.WriteTar(&b); err != nil {
+			return err
+		}
+		entry := b.Bytes()[:b.Len()-1024]
+		for range 50_000 {
+			if _, err := w.Write(entry); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	var window bytes.Buffer
+	z, err := zstd.NewWriter(&window, zstd.WithWindowSize(maxWindow), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := make([]byte, 100<<20)
+	rand.NewChaCha8([32]byte{}).Read(random)
+	if err := image.L(image.File("x", string(random))).WriteTar(z); err != nil {
+		t.Fatal(err)
+	}
+	z.Close()
+	for _, c := range []struct {
+		name string
+		blob []byte
+		want error
+	}{{"names", dirs.Bytes(), ErrQuota}, {"window", window.Bytes(), nil}} {
+		w := start(t, staging, anyKind(t))
+		os.Mkdir(filepath.Join(staging, c.name), 0o755)
+		_, err := w.Unpack(context.Background(), Job{Dir: c.name}, bytes.NewReader(c.blob))
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: error %v, want %v", c.name, err, c.want)
+		}
+		peak, space := statusField(t, w.life.task.PID, "VmHWM"), statusField(t, w.life.task.PID, "VmPeak")
+		t.Logf("%s: peak %d KiB, address space %d KiB", c.name, peak, space)
+		if peak > 256<<10 {
+			t.Errorf("%s: memory peaked at %d KiB", c.name, peak)
+		}
+		if space > workerMemory>>10*3/4 {
+			t.Errorf("%s: address space of %d KiB leaves too little below the limit", c.name, space)
+		}
+		w.Close()
 	}
 }
 

@@ -220,7 +220,10 @@ func (u *unpacker) imply(here int, path, name string, why error) error {
 		return err
 	}
 	u.result.Implied++
-	u.meta = append(u.meta, dirMeta{path: path, mode: 0o755, nsec: timeOmit, uid: uint32(u.uid), gid: uint32(u.gid)})
+	err := u.addMeta(dirMeta{path: path, mode: 0o755, nsec: timeOmit, uid: uint32(u.uid), gid: uint32(u.gid)})
+	if err != nil {
+		return err
+	}
 	if opaque {
 		return u.markOpaque(path)
 	}

@@ -136,10 +136,9 @@ func (u *unpacker) makeDir(d *dir, base string, h *header) error {
 			}
 		}
 	}
-	u.meta = append(u.meta, dirMeta{
+	return u.addMeta(dirMeta{
 		path: path, sec: h.mtime.sec, nsec: h.mtime.nsec, mode: uint16(h.mode), uid: uint32(uid), gid: uint32(gid),
 	})
-	return nil
 }
 
 // mkdir makes a directory that can be worked in until it gets its own mode.

@@ -5,10 +5,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 
+	"skiff/internal/need"
 	"skiff/testdata/image"
 
 	"golang.org/x/sys/unix"
@@ -87,6 +89,60 @@ func TestStackLeavesNoDescriptors(t *testing.T) {
 	if after := open(); after != before {
 		t.Errorf("%d descriptors open, %d before", after, before)
 	}
+}
+
+// Overlayfs and Stack see the same files in what a worker has unpacked.
+func TestOverlayAgrees(t *testing.T) {
+	need.Root(t)
+	base := place(t)
+	w := start(t, base, anyKind(t))
+	var s Stack
+	names := []string{"d", "d/a", "d/b", "d/sub", "d/sub/x", "gone", "file", "file/in", "e", "e/new", "e/old", "link", "link/a", "was-link", "was-link/f"}
+	for i, l := range []image.Layer{
+		image.L(image.Dir("d"), image.File("d/a", "0"), image.File("d/b", "0"), image.Dir("d/sub"), image.File("d/sub/x", "0"), image.File("gone", "0"),
+			image.File("file", "0"), image.Dir("e"), image.File("e/old", "0"), image.Symlink("link", "d"), image.Symlink("was-link", "d")),
+		image.L(image.Whiteout("", "gone"), image.Whiteout("d", "b"), image.File("file/in", "1"), image.Whiteout("", "e"), image.File("e/new", "1"),
+			image.File("was-link/f", "1")),
+		image.L(image.Opaque("d/sub"), image.File("d/a", "2")),
+	} {
+		if _, err := unpack(t, w, base, strconv.Itoa(i), l, Job{}); err != nil {
+			t.Fatal(err)
+		}
+		s.Dirs = append(s.Dirs, filepath.Join(base, strconv.Itoa(i)))
+	}
+	merged := filepath.Join(base, "merged")
+	os.Mkdir(merged, 0o755)
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread and its mounts go with the goroutine
+		err := unix.Unshare(unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err == nil {
+			err = unix.Mount("overlay", merged, "overlay", 0, "userxattr,lowerdir="+s.Dirs[2]+":"+s.Dirs[1]+":"+s.Dirs[0])
+		}
+		if err != nil {
+			t.Errorf("overlay: %v", err)
+			return
+		}
+		for _, name := range names {
+			var st unix.Stat_t
+			want := unix.Lstat(filepath.Join(merged, name), &st)
+			got, err := s.Lookup(name, false)
+			if !errors.Is(err, want) || (want == nil && got.Mode != st.Mode) {
+				t.Errorf("%s: %o %v, overlayfs has %o %v", name, got.Mode, err, st.Mode, want)
+			}
+			if st.Mode&unix.S_IFMT == unix.S_IFREG {
+				want, _ := os.ReadFile(filepath.Join(merged, name))
+				if got, err := s.ReadFile(name, 10); err != nil || string(got) != string(want) {
+					t.Errorf("%s: %q %v, overlayfs has %q", name, got, err, want)
+				}
+			}
+		}
+	}()
+	<-done
 }
 
 func BenchmarkStackReadFile20(b *testing.B) {

@@ -55,7 +55,8 @@ type Job struct {
 // on disk; with Single all files are the caller's and Job.Owners gets the rest.
 //
 // exe is skiff's own executable, or nil: the one that is running. Its main
-// must call WorkerMain. The caller keeps it.
+// must call WorkerMain, and it must be static: the worker sees no libraries. The
+// caller keeps it.
 //
 // The error is a *plan.Error or an *idmap.Error where confinement failed.
 func StartWorker(staging string, ids idmap.Map, exe *os.File) (*Worker, error) {

@@ -104,6 +104,15 @@ func (t *tarReader) next(h *header) error {
 				if records, err = parsePAX(text); err != nil {
 					return err
 				}
+			case typePAXGlobal:
+				// Ignored as docker does, but not if it is broken.
+				global, err := parsePAX(text)
+				if err == nil {
+					err = global.merge(h)
+				}
+				if err != nil {
+					return err
+				}
 			case typeGNUName:
 				longName = cstring(text)
 			case typeGNULink:

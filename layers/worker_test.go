@@ -252,7 +252,10 @@ func TestBadExecutable(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	after, _ := os.ReadDir("/proc/self/fd")
-	if !slices.EqualFunc(before, after, func(a, b os.DirEntry) bool { return a.Name() == b.Name() }) {
-		t.Errorf("descriptors %v, before %v", after, before)
+	// Fewer is no fault: a finalizer may have closed what an earlier test left.
+	for _, fd := range after {
+		if !slices.ContainsFunc(before, func(b os.DirEntry) bool { return b.Name() == fd.Name() }) {
+			t.Errorf("descriptors %v, before %v", after, before)
+		}
 	}
 }
