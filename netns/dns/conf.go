@@ -1,0 +1,136 @@
+package dns
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A Config is what a resolv.conf says. Source: resolv.conf(5).
+type Config struct {
+	Servers []netip.Addr // at most 3 (MAXNS); a zone stays with its address
+	Search  []string     // "domain" counts as a list of one; the last line wins
+	Options []string
+}
+
+// maxServers is glibc's MAXNS; it ignores further ones.
+const maxServers = 3
+
+// Parse reads a resolv.conf. Lines it does not understand are passed over, as
+// resolvers do. Without any server the local host is asked, as resolv.conf(5)
+// has it.
+func Parse(text string) Config {
+	var c Config
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) < 2 || strings.HasPrefix(words[0], "#") || strings.HasPrefix(words[0], ";") {
+			continue
+		}
+		switch words[0] {
+		case "nameserver":
+			a, err := netip.ParseAddr(words[1])
+			if err == nil && len(c.Servers) < maxServers {
+				c.Servers = append(c.Servers, a)
+			}
+		case "search", "domain":
+			c.Search = words[1:]
+		case "options":
+			c.Options = append(c.Options, words[1:]...)
+		}
+	}
+	if len(c.Servers) == 0 {
+		c.Servers = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	}
+	return c
+}
+
+// Direct reports whether a container with IPv4 only, and without a way to the
+// host's loopback and link-local networks, can ask all servers by itself.
+// Clouds have name servers at 169.254.0.0/16, stubs listen on 127.0.0.53.
+func (c Config) Direct() bool {
+	for _, a := range c.Servers {
+		a = a.Unmap()
+		if !a.Is4() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() {
+			return false
+		}
+	}
+	return true
+}
+
+// Text is the resolv.conf of a container that asks servers.
+func (c Config) Text(servers []netip.Addr) string {
+	var b strings.Builder
+	for _, a := range servers {
+		b.WriteString("nameserver " + a.String() + "\n")
+	}
+	if len(c.Search) > 0 {
+		b.WriteString("search " + strings.Join(c.Search, " ") + "\n")
+	}
+	if len(c.Options) > 0 {
+		b.WriteString("options " + strings.Join(c.Options, " ") + "\n")
+	}
+	return b.String()
+}
+
+// A File is a resolv.conf that is read again when it changes, so that a
+// container notices the host's move to another network or VPN.
+type File struct {
+	path string
+
+	mu     sync.Mutex
+	seen   stamp
+	config Config
+}
+
+type stamp struct {
+	dev, ino uint64
+	size     int64
+	mtime    syscall.Timespec
+}
+
+// maxSize bounds what is read of a resolv.conf, bytes.
+const maxSize = 64 << 10
+
+// Open returns the file at path, which need not exist: then the local host is
+// asked, as resolv.conf(5) has it.
+func Open(path string) *File { return &File{path: path} }
+
+// Config returns what the file says now. It costs one stat while nothing
+// changes. A file that cannot be read leaves the last answer standing.
+func (f *File) Config() Config {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var st syscall.Stat_t
+	err := syscall.Stat(f.path, &st)
+	now := stamp{uint64(st.Dev), st.Ino, st.Size, st.Mtim}
+	if err == nil && now == f.seen {
+		return f.config
+	}
+	if err == nil && st.Size <= maxSize {
+		if text, err := os.ReadFile(f.path); err == nil {
+			// A file written in this very tick of the clock may change again
+			// without its stamp changing: read it next time too.
+			if time.Since(time.Unix(st.Mtim.Unix())) > time.Second {
+				f.seen = now
+			}
+			f.config = Parse(string(text))
+		}
+	}
+	if len(f.config.Servers) == 0 {
+		f.config = Parse("")
+	}
+	return f.config
+}
+
+// Upstreams are the file's servers at port 53, for New.
+func (f *File) Upstreams() []netip.AddrPort {
+	servers := f.Config().Servers
+	all := make([]netip.AddrPort, len(servers))
+	for i, a := range servers {
+		all[i] = netip.AddrPortFrom(a, 53)
+	}
+	return all
+}

@@ -1,0 +1,99 @@
+// Package relay gives a container a network with no privilege on the host: a
+// private router namespace whose every destination is local, and a loop that
+// carries what arrives there over sockets of skiff's own network namespace.
+//
+//	C (container)          R (router)                      host
+//	eth0 10.254.110.2 ──── np0 10.254.110.1                sockets of skiff
+//	                       local default dev lo  ─ TPROXY ─┘ connect, copy, splice
+//
+// R exists as long as a socket of it does, and all of those are skiff's: when
+// skiff ends, by SIGKILL too, R goes with its veth, rules and listeners.
+// Nothing has to be taken back.
+//
+// A SYN waits in an NFQUEUE until the connection outside stands, so refused is
+// refused and unreachable is unreachable. UDP goes through one transparent
+// socket inward and one connected socket per flow outward; answers are written
+// with the header of whoever was asked, through a raw socket. Queries to the
+// gateway's port 53 go to the host's own nameservers.
+//
+// skiff stays outside of the container's user namespace. As its creator it
+// holds every capability over it (user_namespaces(7)), so what a small task
+// opened inside works from outside: netlink looks at the opener of the socket
+// and at the sender, transparent binds at the sender.
+//
+// There is no bridge in R, so the br_netfilter trap does not apply: where one
+// is added, net.bridge.bridge-nf-call-iptables must be 0 in R, or the bridge
+// runs prerouting first and the socket that TPROXY chose is lost.
+//
+// Limits: IPv4 only; eth0 has no IPv6 address. ICMP from the container is
+// dropped. The transport is split at the relay, so TCP options, urgent data
+// and path MTU end there. A UDP socket inside that talks to many has a port of
+// its own outside for each of them. The caller must hold the pidfd until Start
+// has returned, and must not have left the network namespace whose reach the
+// container shall have.
+package relay
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// The default addresses. RFC 1918, a little used corner, and four addresses
+// only: the container cannot reach real hosts that bear one of them. All
+// containers may have the same, since each has a router namespace of its own.
+var (
+	DefaultAddress = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 254, 110, 2}), 30)
+	DefaultGateway = netip.AddrFrom4([4]byte{10, 254, 110, 1})
+)
+
+// A Hold is how SYNs wait for the connection outside, best first.
+type Hold int
+
+const (
+	HoldAny    Hold = iota // the best that the kernel has
+	HoldQueue              // nftables' queue expression
+	HoldCompat             // iptables' NFQUEUE target through nft_compat
+	HoldNone               // not at all: connections succeed and are then reset
+)
+
+var holdNames = [...]string{"any", "queue", "compat", "none"}
+
+func (h Hold) String() string { return holdNames[h] }
+
+// Options say what Start makes. The zero value of a field is its default.
+type Options struct {
+	PID    int  // the container's init, in its own network namespace once Ready returns
+	Pidfd  int  // of the same; stays the caller's
+	UserNS bool // the init is in a user namespace that the caller made
+
+	// Ready waits until the init is in its network namespace. It runs while R is
+	// being made. nil: it is there already.
+	Ready func() error
+
+	Address  netip.Prefix // of eth0, with the network's length
+	Gateway  netip.Addr   // of R on that network
+	Resolver string       // path of resolv.conf(5); /etc/resolv.conf
+
+	// Hold is the rung to begin with. Asking for one that an earlier run found
+	// spares the kernel a search for a module.
+	Hold Hold
+
+	// Log gets one line about what is wrong with a running relay, or is nil.
+	Log func(string)
+}
+
+// An Error is a step of Start that failed.
+type Error struct {
+	Step    string // "create veth", in the words of a message
+	Missing string // the kernel module that would have been needed, or ""
+	Err     error  // wraps the errno
+}
+
+func (e *Error) Error() string {
+	if e.Missing != "" {
+		return fmt.Sprintf("relay: %s: the kernel has no %s: %v", e.Step, e.Missing, e.Err)
+	}
+	return fmt.Sprintf("relay: %s: %v", e.Step, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }

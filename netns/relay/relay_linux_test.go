@@ -1,0 +1,47 @@
+package relay
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestConnect(t *testing.T) {
+	c, r := network(t, Options{})
+	t.Log("hold:", r.Hold())
+	t.Log(c.do(t, "links"))
+	for _, at := range []struct{ to, want string }{
+		{outsideIP + ":7", "ok"},
+		{outsideIP + ":4", "ECONNREFUSED"},
+		{"203.0.113.1:80", "ENETUNREACH"},
+	} {
+		if got := c.do(t, "dial %s", at.to); got != at.want {
+			t.Errorf("connect %s: %s, want %s", at.to, got, at.want)
+		}
+		if got := dial([]string{at.to}); got != at.want {
+			t.Errorf("natively, connect %s: %s, want %s", at.to, got, at.want)
+		}
+	}
+}
+
+func TestEcho(t *testing.T) {
+	c, _ := network(t, Options{})
+	if got := c.do(t, "echo %s:7 %d", outsideIP, 64<<20); got != "ok" {
+		t.Error(got)
+	}
+	if got := c.do(t, "half in %s:9 %d", outsideIP, 64<<20); got != "ok" {
+		t.Error(got)
+	}
+	if got := c.do(t, "half out %s:22 %d", outsideIP, 64<<20); got != "ok" {
+		t.Error(got)
+	}
+	if got := c.do(t, "rst %s:21", outsideIP); got != "ECONNRESET" {
+		t.Error(got)
+	}
+	if got := c.do(t, "many %s:7 1000", outsideIP); got != "ok" {
+		t.Error(got)
+	}
+	if got := c.do(t, "udp %s:7 64 100", outsideIP); got != "ok" {
+		t.Error(got)
+	}
+	_ = strings.TrimSpace
+}

@@ -1,0 +1,152 @@
+package relay
+
+import (
+	"context"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Relay is the network of one container.
+type Relay struct {
+	address  netip.Prefix
+	gateway  netip.Addr
+	resolver resolver
+	log      func(string)
+	hold     Hold
+	in       inside
+
+	first, second *loop
+	listener      *listener
+	open          atomic.Int64 // TCP sockets
+	most          int64
+	mostFlows     int
+	closed        atomic.Bool
+	done          sync.WaitGroup // both loops
+}
+
+// Start makes the router namespace beside the container's, wires the two and
+// begins to relay. It may run while the container's init makes its root; it
+// needs to be allowed to read the init's namespaces (ptrace(2), "access mode
+// checking"), so the init must not have become another user yet.
+//
+// Traffic is served by a thread that lives as long as the process. Nothing has
+// to be taken back when that ends. The error is an *Error; ctx is looked at
+// before the work, not during it.
+func Start(ctx context.Context, o Options) (*Relay, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	r := &Relay{address: o.Address, gateway: o.Gateway, log: o.Log, resolver: resolver{path: o.Resolver}}
+	if !r.address.IsValid() {
+		r.address, r.gateway = DefaultAddress, DefaultGateway
+	}
+	if r.resolver.path == "" {
+		r.resolver.path = "/etc/resolv.conf"
+	}
+	if !r.gateway.Is4() || !r.address.Contains(r.gateway) || r.gateway == r.address.Addr() {
+		return nil, &Error{Step: "look at addresses", Err: unix.EINVAL}
+	}
+	r.limit()
+	started := make(chan error, 1)
+	r.done.Add(1)
+	go func() {
+		defer r.done.Done()
+		// The task's parent is this thread, which therefore stays.
+		runtime.LockOSThread()
+		err := r.setUp(&o)
+		if err == nil {
+			err = r.serve()
+		}
+		started <- err
+		if err == nil {
+			r.first.run()
+			if r.second != nil {
+				r.second.inbox.wake()
+			}
+		}
+	}()
+	if err := <-started; err != nil {
+		r.closeInside()
+		return nil, err
+	}
+	return r, nil
+}
+
+// Address is eth0's, with the length of its network.
+func (r *Relay) Address() netip.Prefix { return r.address }
+
+// Gateway is the container's router and nameserver.
+func (r *Relay) Gateway() netip.Addr { return r.gateway }
+
+// Hold is the rung that SYNs are held on, worth remembering until the next boot.
+func (r *Relay) Hold() Hold { return r.hold }
+
+// Close ends the relay, its connections and R. No one who is about to exit
+// needs it.
+func (r *Relay) Close() error {
+	if r.closed.Swap(true) {
+		return nil
+	}
+	unix.Shutdown(r.in.tcp, unix.SHUT_RDWR) // wakes the first loop
+	r.done.Wait()
+	r.closeInside()
+	return nil
+}
+
+// reserve is how many descriptors are left to the rest of skiff.
+const reserve = 64
+
+// limit settles how many connections there may be. The Go runtime has raised
+// RLIMIT_NOFILE to its hard limit (os/rlimit.go); half of it is for TCP, which
+// takes two descriptors a connection, a quarter for UDP.
+func (r *Relay) limit() {
+	var n unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &n); err != nil {
+		n.Cur = 1024
+	}
+	files := max(int64(min(n.Cur, 1<<20))-reserve, 64)
+	r.most = files / 4 * 3
+	r.mostFlows = int(min(files/4, 4096))
+}
+
+// serve makes the loop and has it watch what setUp made.
+func (r *Relay) serve() error {
+	l, err := newLoop(r)
+	if err != nil {
+		return err
+	}
+	r.first = l
+	l.held, l.flows = map[tuple]*held{}, map[tuple]*flow{}
+	r.listener = &listener{r.in.tcp}
+	watch := func(fd int, h handler) {
+		if e := l.watch(fd, h, unix.EPOLLIN); e != 0 && err == nil {
+			err = &Error{Step: "epoll_ctl", Err: e}
+		}
+	}
+	watch(r.in.tcp, r.listener)
+	watch(r.in.udp, &datagrams{r.in.udp})
+	if r.hold != HoldNone {
+		watch(r.in.netfilter, &synQueue{r.in.netfilter})
+	}
+	return err
+}
+
+// say writes to the log.
+func (r *Relay) say(line string) {
+	if r.log != nil {
+		r.log("relay: " + line)
+	}
+}
+
+// closeInside closes the sockets of R, and with them R.
+func (r *Relay) closeInside() {
+	for _, fd := range []int{r.in.tcp, r.in.udp, r.in.raw, r.in.netfilter} {
+		if fd > 0 {
+			unix.Close(fd)
+		}
+	}
+}
