@@ -129,7 +129,7 @@ func setup(e *testscript.Env) error {
 	if err := os.Mkdir(runtime, 0o700); err != nil {
 		return err
 	}
-	e.Vars = append(e.Vars, "SKIFF_ROOT="+root, "XDG_RUNTIME_DIR="+runtime, "USER="+strconv.Itoa(os.Getuid()), "IMAGE="+reference("base"))
+	e.Vars = append(e.Vars, "SKIFF_ROOT="+root, "SKIFF_NETWORK=none", "XDG_RUNTIME_DIR="+runtime, "USER="+strconv.Itoa(os.Getuid()), "IMAGE="+reference("base"))
 	e.Values[scriptT{}] = e.T()
 	e.Defer(func() {
 		// The containers first: what other ids own goes with them.

@@ -42,7 +42,10 @@ func hostsFile(o *Options, hostname string, link Link) string {
 	for _, h := range o.AddHosts {
 		address := h.Address
 		if address == "host-gateway" {
-			address = link.Gateway.String()
+			address = "127.0.0.1" // --network host: the host is here
+			if link.Gateway.IsValid() {
+				address = link.Gateway.String()
+			}
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", address, h.Name)
 	}
@@ -50,6 +53,7 @@ func hostsFile(o *Options, hostname string, link Link) string {
 	case o.Network == NetworkHost:
 	case link.Address.IsValid():
 		fmt.Fprintf(&b, "%s\t%s\n", link.Address, hostname)
+		fmt.Fprintf(&b, "%s\thost.docker.internal host.containers.internal\n", link.Gateway)
 	default:
 		fmt.Fprintf(&b, "127.0.1.1\t%s\n", hostname)
 	}

@@ -21,7 +21,7 @@ func TestPlans(t *testing.T) {
 		kind idmap.Kind
 	}{{"root", idmap.Root}, {"sub", idmap.Subordinate}, {"single", idmap.Single}}
 	for _, k := range kinds {
-		for _, network := range []Network{NetworkNone, NetworkHost} {
+		for _, network := range []Network{NetworkNone, NetworkHost, NetworkDefault} {
 			for _, tty := range []bool{false, true} {
 				name := k.name + "-" + string(network)
 				if tty {

@@ -25,6 +25,7 @@ type initPlan struct {
 	unshared  plan.Gate // signalled when the namespaces exist
 	connected plan.Gate // opened by the parent when the network is there
 	opened    plan.Gate // signalled when the terminal is open and its slave copied
+	inside    plan.Reg  // a netlink socket of the new network namespace
 	execs     []execTry
 }
 
@@ -60,6 +61,10 @@ func newInitPlan(s *Spec, self int) *initPlan {
 		p.flags |= unix.CLONE_NEWUSER
 		p.Call("unshare", unix.SYS_UNSHARE, plan.Int(late))
 	}
+	if s.Network == NetworkDefault {
+		p.inside = p.Reg()
+		p.Call("netlink socket", unix.SYS_SOCKET, plan.Int(unix.AF_NETLINK), plan.Int(unix.SOCK_RAW|unix.SOCK_CLOEXEC), plan.Int(unix.NETLINK_ROUTE)).Into(p.inside)
+	}
 	p.Signal("namespaces made", p.unshared)
 	if s.IDs.Kind != idmap.Host {
 		p.Wait("wait for id map", p.mapped)
@@ -67,7 +72,7 @@ func newInitPlan(s *Spec, self int) *initPlan {
 	if s.IDs.Kind == idmap.Root {
 		p.becomeRoot()
 	}
-	if s.Network != NetworkHost {
+	if s.Network == NetworkNone {
 		p.loopback()
 	}
 

@@ -45,6 +45,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	if err != nil {
 		return 0, err
 	}
+	defer net.close()
 	signals := catch()
 	process, err := r.begin(o, img, c.ID, net)
 	if err != nil {

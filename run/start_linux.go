@@ -30,8 +30,10 @@ type Process struct {
 var errNoIDMap = errors.New("file system cannot be id-mapped")
 
 // A Connector gives the container its network while its init makes the root.
-// It is called once the container's namespaces exist.
-type Connector func(pid, pidfd int) error
+// It is called once the container's namespaces exist. inside is a
+// NETLINK_ROUTE socket of the container's network namespace, the Connector's
+// to close.
+type Connector func(pid, inside int) error
 
 // start makes the container's init. The calling goroutine stays locked to its
 // thread, which must live as long as the container.
@@ -70,16 +72,6 @@ func (pr *Process) bringUp(s *Spec, connect Connector) error {
 	if err != nil {
 		return err
 	}
-	connected := make(chan error, 1)
-	if connect != nil && s.Network == NetworkDefault {
-		if err := pr.task.Passed(pr.plan.unshared); err != nil {
-			writing.Wait()
-			return err
-		}
-		go func() { connected <- connect(pr.PID, pr.Pidfd) }()
-	} else {
-		connected <- nil
-	}
 	if err := writing.Wait(); err != nil {
 		return err
 	}
@@ -87,7 +79,14 @@ func (pr *Process) bringUp(s *Spec, connect Connector) error {
 		return err
 	}
 	pr.task.Open(pr.plan.mapped)
-	if err := <-connected; err != nil {
+	if s.Network != NetworkDefault {
+		return nil
+	}
+	// While the task makes its root.
+	if err := pr.task.Passed(pr.plan.unshared); err != nil {
+		return err
+	}
+	if err := connect(pr.PID, pr.task.Reg(pr.plan.inside)); err != nil {
 		return err
 	}
 	pr.task.Open(pr.plan.connected)

@@ -9,6 +9,7 @@ import (
 	"skiff/internal/idmap"
 	"skiff/internal/plan"
 	"skiff/pull/store"
+	"skiff/run"
 	"skiff/run/state"
 )
 
@@ -19,6 +20,7 @@ func hintFor(err error) string {
 	var space *store.SpaceError
 	var unsafe *store.UnsafeError
 	var readOnly *store.ReadOnlyError
+	var network *run.NetworkError
 	switch {
 	case errors.As(err, &ids) && ids.Helper != "":
 		return "check your lines in /etc/subuid and /etc/subgid, and that " + ids.Helper + " is setuid root"
@@ -34,6 +36,8 @@ func hintFor(err error) string {
 		return "the store must be yours and writable by nobody else; see --root and SKIFF_ROOT"
 	case errors.As(err, &readOnly):
 		return "put the store where you may write, with --root or SKIFF_ROOT"
+	case errors.As(err, &network):
+		return "containers that need no network run with `--network none`, those that may share the host's with `--network host`"
 	case errors.Is(err, state.ErrNameTaken):
 		return "remove that container with `skiff rm`, or choose another --name"
 	}

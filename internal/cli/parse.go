@@ -21,8 +21,6 @@ func flagError(flag, value, format string, args ...any) error {
 	return fmt.Errorf("--%s %s: %s", flag, strconv.Quote(value), fmt.Sprintf(format, args...))
 }
 
-const defaultNetwork = "none"
-
 func parseNames(c *cli.Context, o *run.Options) error {
 	if c.IsSet("name") && !validName(o.Name) {
 		return flagError("name", o.Name, "a name is a letter or digit, then letters, digits, _ . or -")
@@ -129,11 +127,23 @@ func parseLabels(c *cli.Context, o *run.Options) error {
 }
 
 func parseNetwork(c *cli.Context, o *run.Options) error {
-	switch mode := c.String("network"); mode {
+	mode := c.String("network")
+	if mode == "" {
+		mode = "none"
+		if os.Geteuid() == 0 && c.Args().First() != helloReference {
+			mode = "default"
+		}
+	}
+	switch mode {
 	case "none", "host":
 		o.Network = run.Network(mode)
+	case "default", "bridge":
+		if os.Geteuid() != 0 {
+			return flagError("network", mode, "only root has it as yet; none or host")
+		}
+		o.Network = run.NetworkDefault
 	default:
-		return flagError("network", mode, "none or host")
+		return flagError("network", mode, "default, none or host")
 	}
 	return nil
 }
@@ -145,6 +155,9 @@ func parseHosts(c *cli.Context, o *run.Options) error {
 			name, address, ok = strings.Cut(h, "=")
 		}
 		address = strings.Trim(address, "[]")
+		if address == "host-gateway" && o.Network == run.NetworkNone {
+			return flagError("add-host", h, "without a network there is no way to the host")
+		}
 		if _, err := netip.ParseAddr(address); !ok || name == "" || strings.ContainsAny(name, " \t\n") || err != nil && address != "host-gateway" {
 			return flagError("add-host", h, "a host is NAME:ADDRESS")
 		}
