@@ -1,14 +1,18 @@
 package run
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"strconv"
 	"time"
 
+	"skiff/internal/idmap"
 	"skiff/netns/bridge"
 	"skiff/netns/dns"
 	"skiff/netns/lease"
+	"skiff/netns/relay"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,90 +27,153 @@ func (e *NetworkError) Error() string { return e.Err.Error() }
 func (e *NetworkError) Unwrap() error { return e.Err }
 
 // A network is what the run holds of its container's network while it lives.
-// Without a default network it holds nothing.
 type network struct {
-	link Link
+	link Link // what the container sees; empty without a default network
+	to   connector
+}
 
-	id       string
-	host     *bridge.Host
-	lease    *lease.Lease
-	dns      *dns.Forwarder
-	attached *bridge.Network
+// A connector gives a container its network, in two steps on the way up.
+type connector interface {
+	// begin is called as soon as the container's init exists; what takes its
+	// time goes on beside the caller. ready waits for the init's namespaces.
+	begin(pr *Process, ids idmap.Map, ready func() error)
+
+	// connect returns when the container has its address. inside is a
+	// NETLINK_ROUTE socket of the container's network namespace, shared with
+	// the init, and stays the caller's.
+	connect(pr *Process, inside int) error
+
+	// close gives back what the host lent. The links go by themselves, with the
+	// network namespaces.
+	close()
 }
 
 // network makes ready what a container's network needs before its namespace
-// exists: the host, and an address that is the container's until skiff dies.
+// exists: for root a link of the host's, and else the relay, which needs
+// nothing of the host. The relay also serves root where the host's firewall or
+// kernel is in the way.
 func (r *Runner) network(o *Options, id string) (*network, error) {
-	n := &network{id: id}
 	if o.Network != NetworkDefault {
-		return n, nil
+		return &network{}, nil
 	}
-	if err := n.prepare(r, o); err != nil {
-		n.close()
-		return nil, &NetworkError{err}
+	if os.Geteuid() == 0 {
+		n, err := r.bridge(o, id)
+		var missing *bridge.MissingError
+		if err == nil || !errors.As(err, &missing) && !errors.Is(err, bridge.ErrForwardBlocked) && !errors.Is(err, bridge.ErrNoSubnet) {
+			return n, err
+		}
 	}
-	return n, nil
+	return &network{
+		link: Link{Address: relay.DefaultAddress.Addr(), Gateway: relay.DefaultGateway, DNS: []string{relay.DefaultGateway.String()}},
+		to:   &relayed{say: r.Say, started: make(chan error, 1)},
+	}, nil
 }
 
-func (n *network) prepare(r *Runner, o *Options) (err error) {
+func (n *network) close() {
+	if n.to != nil {
+		n.to.close()
+	}
+}
+
+// bridged is root's network: package bridge.
+type bridged struct {
+	container bridge.Container
+	host      *bridge.Host
+	lease     *lease.Lease
+	attached  *bridge.Network
+}
+
+func (r *Runner) bridge(o *Options, id string) (_ *network, err error) {
+	b := &bridged{container: bridge.Container{ID: id}}
+	defer func() {
+		if err != nil {
+			b.close()
+			err = &NetworkError{err}
+		}
+	}()
 	file := dns.Open("/etc/resolv.conf")
 	config := file.Config()
-	n.host, err = bridge.Prepare(bridge.Options{
+	b.host, err = bridge.Prepare(bridge.Options{
 		Dir: bridgeDir, Avoid: config.Servers,
 		Forwarding: func() { r.Say("turned net.ipv4.ip_forward on, for the containers' network") },
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	leases, err := lease.Open(bridgeDir + "/leases")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer leases.Close()
-	n.lease, err = leases.Acquire(n.host.Subnet, n.host.Gateway, lease.Info{
-		ID: n.id, Name: o.Name, PID: os.Getpid(), Created: time.Now().UTC(),
+	b.lease, err = leases.Acquire(b.host.Subnet, b.host.Gateway, lease.Info{
+		ID: id, Name: o.Name, PID: os.Getpid(), Created: time.Now().UTC(),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	n.link = Link{Address: n.lease.Addr, Gateway: n.host.Gateway}
+	b.container.Addr = b.lease.Addr
+	n := &network{link: Link{Address: b.lease.Addr, Gateway: b.host.Gateway}, to: b}
 	servers := config.Servers
 	if o.DNS == nil && !config.Direct() {
-		n.dns = dns.New(file.Upstreams)
-		servers = []netip.Addr{n.host.Gateway}
+		b.container.DNS = dns.New(file.Upstreams)
+		servers = []netip.Addr{b.host.Gateway}
 	}
 	for _, s := range servers {
 		n.link.DNS = append(n.link.DNS, s.String())
 	}
-	return nil
+	return n, nil
 }
 
-// connect gives the container whose init is pid its link. inside is a netlink
-// socket that the init opened; it is closed here, for the init shares it.
-func (n *network) connect(pid, inside int) error {
-	defer unix.Close(inside)
-	ns, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func (b *bridged) begin(*Process, idmap.Map, func() error) {}
+
+func (b *bridged) connect(pr *Process, inside int) error {
+	ns, err := unix.Open("/proc/"+strconv.Itoa(pr.PID)+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &NetworkError{err}
 	}
 	defer unix.Close(ns)
-	n.attached, err = n.host.Attach(bridge.Container{ID: n.id, Addr: n.link.Address, NSFD: ns, InsideFD: inside, DNS: n.dns})
-	if err != nil {
+	b.container.NSFD, b.container.InsideFD = ns, inside
+	if b.attached, err = b.host.Attach(b.container); err != nil {
 		return &NetworkError{err}
 	}
 	return nil
 }
 
-// close gives back what the host lent. The link goes by itself, with the
-// container's network namespace.
-func (n *network) close() {
-	if n.attached != nil {
-		n.attached.Close()
+func (b *bridged) close() {
+	if b.attached != nil {
+		b.attached.Close()
 	}
-	if n.lease != nil {
-		n.lease.Release()
+	if b.lease != nil {
+		b.lease.Release()
 	}
-	if n.host != nil {
-		n.host.Close()
+	if b.host != nil {
+		b.host.Close()
 	}
 }
+
+// relayed is a user's network: package relay.
+type relayed struct {
+	say     func(format string, args ...any)
+	started chan error
+}
+
+func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
+	o := relay.Options{
+		PID: pr.PID, UserNS: ids.Kind != idmap.Host, Ready: ready,
+		Log: func(line string) { n.say("%s", line) },
+	}
+	go func() {
+		_, err := relay.Start(context.Background(), o)
+		n.started <- err
+	}()
+}
+
+func (n *relayed) connect(*Process, int) error {
+	if err := <-n.started; err != nil {
+		return &NetworkError{err}
+	}
+	return nil
+}
+
+// close leaves the relay to the end of the process, which is near.
+func (n *relayed) close() {}

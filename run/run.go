@@ -99,7 +99,7 @@ func (r *Runner) begin(o *Options, img *store.Image, id string, net *network) (*
 		if err != nil {
 			return nil, err
 		}
-		p, err := start(s, net.connect, o.Trace)
+		p, err := start(s, net, o.Trace)
 		if errors.Is(err, errNoIDMap) {
 			ids = idmap.Map{}
 			continue

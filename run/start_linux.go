@@ -29,15 +29,9 @@ type Process struct {
 // shares the host's user namespace.
 var errNoIDMap = errors.New("file system cannot be id-mapped")
 
-// A Connector gives the container its network while its init makes the root.
-// It is called once the container's namespaces exist. inside is a
-// NETLINK_ROUTE socket of the container's network namespace, the Connector's
-// to close.
-type Connector func(pid, inside int) error
-
 // start makes the container's init. The calling goroutine stays locked to its
 // thread, which must live as long as the container.
-func start(s *Spec, connect Connector, trace bool) (*Process, error) {
+func start(s *Spec, net *network, trace bool) (*Process, error) {
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open: %w", err)
@@ -55,7 +49,7 @@ func start(s *Spec, connect Connector, trace bool) (*Process, error) {
 		return nil, err
 	}
 	pr.task, pr.PID, pr.Pidfd = task, task.PID, task.Pidfd
-	if err := pr.bringUp(s, connect); err != nil {
+	if err := pr.bringUp(s, net); err != nil {
 		// What the task met comes first: ours may only follow from it.
 		pr.kill()
 		if _, failure := task.Wait(); failure != nil {
@@ -67,7 +61,11 @@ func start(s *Spec, connect Connector, trace bool) (*Process, error) {
 }
 
 // bringUp plays the parent's part: ids, id-mapped trees, network.
-func (pr *Process) bringUp(s *Spec, connect Connector) error {
+func (pr *Process) bringUp(s *Spec, net *network) error {
+	ready := func() error { return pr.task.Passed(pr.plan.unshared) }
+	if net.to != nil {
+		net.to.begin(pr, s.IDs, ready)
+	}
 	writing, err := idmap.Begin(pr.PID, s.IDs)
 	if err != nil {
 		return err
@@ -79,14 +77,17 @@ func (pr *Process) bringUp(s *Spec, connect Connector) error {
 		return err
 	}
 	pr.task.Open(pr.plan.mapped)
-	if s.Network != NetworkDefault {
+	if net.to == nil {
 		return nil
 	}
 	// While the task makes its root.
-	if err := pr.task.Passed(pr.plan.unshared); err != nil {
+	if err := ready(); err != nil {
 		return err
 	}
-	if err := connect(pr.PID, pr.task.Reg(pr.plan.inside)); err != nil {
+	inside := pr.task.Reg(pr.plan.inside)
+	err = net.to.connect(pr, inside)
+	unix.Close(inside) // shared, so this closes the task's as well
+	if err != nil {
 		return err
 	}
 	pr.task.Open(pr.plan.connected)

@@ -130,16 +130,18 @@ func parseNetwork(c *cli.Context, o *run.Options) error {
 	mode := c.String("network")
 	if mode == "" {
 		mode = "none"
-		if os.Geteuid() == 0 && c.Args().First() != helloReference {
+		if c.Args().First() != helloReference {
 			mode = "default"
 		}
 	}
 	switch mode {
 	case "none", "host":
 		o.Network = run.Network(mode)
-	case "default", "bridge":
+	case "default":
+		o.Network = run.NetworkDefault
+	case "bridge":
 		if os.Geteuid() != 0 {
-			return flagError("network", mode, "only root has it as yet; none or host")
+			return flagError("network", mode, "needs root; `default` gives users an address, too")
 		}
 		o.Network = run.NetworkDefault
 	default:

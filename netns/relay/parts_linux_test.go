@@ -329,11 +329,7 @@ func relayHere(a []string) string {
 	if err != nil {
 		return word(err)
 	}
-	fd, err := unix.PidfdOpen(c.cmd.Process.Pid, 0)
-	if err != nil {
-		return word(err)
-	}
-	if _, err := Start(context.Background(), Options{PID: c.cmd.Process.Pid, Pidfd: fd, UserNS: true}); err != nil {
+	if _, err := Start(context.Background(), Options{PID: c.cmd.Process.Pid, UserNS: true}); err != nil {
 		return word(err)
 	}
 	answer, err := c.ask("dial " + a[0])

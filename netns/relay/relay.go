@@ -28,8 +28,8 @@
 // Limits: IPv4 only; eth0 has no IPv6 address. ICMP from the container is
 // dropped. The transport is split at the relay, so TCP options, urgent data
 // and path MTU end there. A UDP socket inside that talks to many has a port of
-// its own outside for each of them. The caller must hold the pidfd until Start
-// has returned, and must not have left the network namespace whose reach the
+// its own outside for each of them. The caller must not reap the container's init
+// before Start has returned, and must not have left the network namespace whose reach the
 // container shall have.
 package relay
 
@@ -63,7 +63,6 @@ func (h Hold) String() string { return holdNames[h] }
 // Options say what Start makes. The zero value of a field is its default.
 type Options struct {
 	PID    int  // the container's init, in its own network namespace once Ready returns
-	Pidfd  int  // of the same; stays the caller's
 	UserNS bool // the init is in a user namespace that the caller made
 
 	// Ready waits until the init is in its network namespace. It runs while R is

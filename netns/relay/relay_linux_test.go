@@ -1,9 +1,6 @@
 package relay
 
-import (
-	"strings"
-	"testing"
-)
+import "testing"
 
 func TestConnect(t *testing.T) {
 	c, r := network(t, Options{})
@@ -43,5 +40,4 @@ func TestEcho(t *testing.T) {
 	if got := c.do(t, "udp %s:7 64 100", outsideIP); got != "ok" {
 		t.Error(got)
 	}
-	_ = strings.TrimSpace
 }

@@ -42,12 +42,17 @@ type inside struct {
 type routerPlan struct {
 	*plan.Plan
 	made, ready plan.Gate
+	container   plan.Reg // C's namespace, to be set before ready is opened
 	fds         [6]plan.Reg
 }
 
-func newRouterPlan(o *Options) *routerPlan {
+// userns is the container's user namespace, or -1. Namespaces are entered by
+// descriptors of their own: entering them by a pidfd asks for ptrace access to a
+// task that shares our memory, which the kernel denies once the task has changed
+// its user.
+func newRouterPlan(userns int) *routerPlan {
 	p := &routerPlan{Plan: plan.New()}
-	p.made, p.ready = p.Gate(), p.Gate()
+	p.made, p.ready, p.container = p.Gate(), p.Gate(), p.Reg()
 	for i := range p.fds {
 		p.fds[i] = p.Preset(-1)
 	}
@@ -56,8 +61,8 @@ func newRouterPlan(o *Options) *routerPlan {
 	}
 	// If skiff dies before ready opens, nobody would.
 	p.Call("die with parent", unix.SYS_PRCTL, plan.Int(unix.PR_SET_PDEATHSIG), plan.Int(unix.SIGKILL))
-	if o.UserNS {
-		p.Call("enter user namespace", unix.SYS_SETNS, plan.Int(o.Pidfd), plan.Int(unix.CLONE_NEWUSER))
+	if userns >= 0 {
+		p.Call("enter user namespace", unix.SYS_SETNS, plan.Int(userns), plan.Int(unix.CLONE_NEWUSER))
 	}
 	p.Call("make router namespace", unix.SYS_UNSHARE, plan.Int(unix.CLONE_NEWNET))
 	open("open rtnetlink socket", p.fds[0], unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
@@ -67,7 +72,7 @@ func newRouterPlan(o *Options) *routerPlan {
 	open("open raw socket", p.fds[4], unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
 	p.Signal("router namespace made", p.made)
 	p.Wait("wait for container", p.ready)
-	p.Call("enter network namespace", unix.SYS_SETNS, plan.Int(o.Pidfd), plan.Int(unix.CLONE_NEWNET))
+	p.Call("enter network namespace", unix.SYS_SETNS, p.container.Arg(), plan.Int(unix.CLONE_NEWNET))
 	open("open container's rtnetlink socket", p.fds[5], unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	return p
 }
@@ -75,7 +80,14 @@ func newRouterPlan(o *Options) *routerPlan {
 // setUp makes R, wires it to C and returns what the loop needs: r.in without
 // the rtnetlink sockets, listening, and the rung of r.hold.
 func (r *Relay) setUp(o *Options) (err error) {
-	p := newRouterPlan(o)
+	userns := -1
+	if o.UserNS {
+		if userns, err = openNS(o.PID, "user"); err != nil {
+			return err
+		}
+		defer unix.Close(userns)
+	}
+	p := newRouterPlan(userns)
 	task, err := p.Start(plan.Clone{})
 	if err != nil {
 		return stepError(err)
@@ -109,12 +121,13 @@ func (r *Relay) setUp(o *Options) (err error) {
 			return &Error{Step: "wait for container", Err: err}
 		}
 	}
-	task.Open(p.ready)
-	peer, err := unix.Open("/proc/"+strconv.Itoa(o.PID)+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	peer, err := openNS(o.PID, "net")
 	if err != nil {
-		return &Error{Step: "open container's network namespace", Err: err}
+		return err
 	}
 	defer unix.Close(peer)
+	task.Set(p.container, peer)
+	task.Open(p.ready)
 	route := netlink.New(in.router)
 	np0, err := r.wire(route, peer)
 	if err != nil {
@@ -130,6 +143,14 @@ func (r *Relay) setUp(o *Options) (err error) {
 	unix.Close(in.router)
 	unix.Close(in.container)
 	return nil
+}
+
+func openNS(pid int, kind string) (int, error) {
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/ns/"+kind, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &Error{Step: "open container's " + kind + " namespace", Err: err}
+	}
+	return fd, nil
 }
 
 // stepError turns a failed operation of the task into an Error.

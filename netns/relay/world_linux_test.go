@@ -208,12 +208,7 @@ func container(t testing.TB, user bool) *child {
 // relayTo starts a relay for a child.
 func relayTo(t testing.TB, c *child, o Options, user bool) *Relay {
 	t.Helper()
-	fd, err := unix.PidfdOpen(c.cmd.Process.Pid, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	o.PID, o.Pidfd, o.UserNS = c.cmd.Process.Pid, fd, user
+	o.PID, o.UserNS = c.cmd.Process.Pid, user
 	if o.Log == nil {
 		o.Log = func(line string) { t.Log(line) }
 	}
