@@ -13,6 +13,7 @@ import (
 	"skiff/pull/store"
 	"skiff/rootfs"
 	"skiff/run/caps"
+	initprogram "skiff/run/init"
 	"skiff/run/seccomp"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,9 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ids idma
 		if o.Network == NetworkHost {
 			s.Hostname, _ = os.Hostname()
 		}
+	}
+	if o.Init {
+		s.Init = initprogram.Program
 	}
 	var err error
 	if s.Args, err = arguments(o, img); err != nil {

@@ -101,7 +101,11 @@ func newInitPlan(s *Spec, self int) *initPlan {
 	// Only now: the working directory and the program are paths of the image,
 	// and no descriptor of the host is left for them to name (CVE-2024-21626).
 	p.Call("enter working directory", unix.SYS_CHDIR, p.Str(s.Cwd)).At(s.Cwd)
-	p.exec(s)
+	if s.Init != "" {
+		p.execInit(s)
+	} else {
+		p.exec(s)
+	}
 	return p
 }
 
@@ -240,6 +244,18 @@ func (p *initPlan) exec(s *Spec) {
 		p.execs = append(p.execs, execTry{path, r})
 	}
 	p.Call("exit", unix.SYS_EXIT_GROUP, plan.Int(127))
+}
+
+// execInit executes the init, which looks for Args[0] itself. It comes out of a
+// memfd of the container's own: nothing in the image has to make room for it.
+// Source: memfd_create(2), execveat(2).
+func (p *initPlan) execInit(s *Spec) {
+	fd, result := p.Reg(), p.Reg()
+	p.Call("make init", unix.SYS_MEMFD_CREATE, p.Str("init"), plan.Int(unix.MFD_CLOEXEC)).Into(fd)
+	p.Call("write init", unix.SYS_WRITE, fd.Arg(), p.Static(s.Init), plan.Int(len(s.Init)))
+	p.Call("signal mask", unix.SYS_RT_SIGPROCMASK, plan.Int(unix.SIG_SETMASK), p.Buffer(8), plan.Int(0), plan.Int(8))
+	p.Call("exec init", unix.SYS_EXECVEAT, fd.Arg(), p.Str(""), p.Strs(append([]string{"init"}, s.Args...)), p.Strs(s.Env), plan.Int(unix.AT_EMPTY_PATH)).Into(result)
+	p.execs = append(p.execs, execTry{"init", result})
 }
 
 // candidates are the paths to try, in order. Source: execvp(3).

@@ -7,18 +7,23 @@ import (
 	"syscall"
 )
 
-// handles reports whether a process has a handler for a signal, or true if
-// that cannot be told. Source: proc_pid_status(5), SigCgt.
+// handles reports whether a process has a handler for a signal or waits for it
+// blocked, or true if
+// that cannot be told. Source: proc_pid_status(5), SigCgt and SigBlk.
 func handles(pid int, s syscall.Signal) bool {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
 		return true
 	}
 	for line := range strings.Lines(string(text)) {
-		if mask, ok := strings.CutPrefix(line, "SigCgt:"); ok {
-			caught, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
-			return err != nil || caught>>(s-1)&1 == 1
+		name, mask, _ := strings.Cut(line, ":")
+		if name != "SigCgt" && name != "SigBlk" {
+			continue
+		}
+		set, err := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+		if err != nil || set>>(s-1)&1 == 1 {
+			return true
 		}
 	}
-	return true
+	return false
 }

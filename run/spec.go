@@ -24,7 +24,7 @@ type Spec struct {
 	User     User
 	Terminal bool
 	Console  Size   // the terminal's first size; zero leaves the kernel's
-	Init     string // path on the host of the init to run Args under, or ""
+	Init     string `json:"-"` // the program to run Args under, as package init has it, or ""
 
 	Root    rootfs.Root
 	IDs     idmap.Map

@@ -67,6 +67,7 @@ func runFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "privileged", Usage: "all capabilities, no filter, nothing masked"},
 		&cli.StringFlag{Name: "userns", Usage: "`MODE` of the user namespace: host"},
 		&cli.StringFlag{Name: "shm-size", Value: "64m", Usage: "`SIZE` of /dev/shm"},
+		&cli.BoolFlag{Name: "init", Usage: "run the program under an init that reaps processes and passes signals on"},
 		&cli.StringFlag{Name: "stop-signal", Usage: "the `SIGNAL` that asks the program to end"},
 		&cli.StringSliceFlag{Name: "ulimit", Usage: "set a limit `NAME=SOFT[:HARD]`"},
 		&cli.StringFlag{Name: "cidfile", Usage: "write the container's id to `FILE`"},
@@ -114,7 +115,7 @@ func runImage(c *cli.Context, name string) error {
 
 func runOptions(c *cli.Context) (*run.Options, error) {
 	o := &run.Options{
-		Image: c.Args().First(), Name: c.String("name"), CIDFile: c.String("cidfile"), Remove: c.Bool("rm"),
+		Image: c.Args().First(), Name: c.String("name"), CIDFile: c.String("cidfile"), Remove: c.Bool("rm"), Init: c.Bool("init"),
 		Interactive: c.Bool("interactive"), Terminal: c.Bool("tty"),
 		Workdir: c.String("workdir"), User: c.String("user"), Groups: c.StringSlice("group-add"),
 		Hostname: c.String("hostname"), StopSignal: c.String("stop-signal"), Umask: 0o022,

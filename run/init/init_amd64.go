@@ -1,0 +1,6 @@
+package init
+
+import _ "embed"
+
+//go:embed init_amd64
+var program string

@@ -1,0 +1,6 @@
+package init
+
+import _ "embed"
+
+//go:embed init_arm64
+var program string
