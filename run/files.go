@@ -3,9 +3,9 @@ package run
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 
+	"skiff/internal/smallfile"
 	"skiff/rootfs"
 )
 
@@ -31,7 +31,7 @@ func hostsFile(o *Options, hostname string, link Link) string {
 	var b strings.Builder
 	if o.Network == NetworkHost {
 		// The host's names are true here too.
-		text, _ := os.ReadFile("/etc/hosts")
+		text, _ := smallfile.Read("/etc/hosts")
 		b.Write(text)
 		if n := len(text); n > 0 && text[n-1] != '\n' {
 			b.WriteByte('\n')
@@ -63,7 +63,7 @@ func hostsFile(o *Options, hostname string, link Link) string {
 // resolvFile is resolv.conf(5): what the user named, else the network's
 // nameservers with the host's search list.
 func resolvFile(o *Options, link Link) string {
-	text, _ := os.ReadFile("/etc/resolv.conf")
+	text, _ := smallfile.Read("/etc/resolv.conf")
 	if o.Network == NetworkHost && o.DNS == nil && o.DNSSearch == nil && o.DNSOptions == nil {
 		return string(text)
 	}

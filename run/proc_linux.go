@@ -1,17 +1,18 @@
 package run
 
 import (
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"skiff/internal/smallfile"
 )
 
 // handles reports whether a process has a handler for a signal or waits for it
 // blocked, or true if
 // that cannot be told. Source: proc_pid_status(5), SigCgt and SigBlk.
 func handles(pid int, s syscall.Signal) bool {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	text, err := smallfile.Read("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
 		return true
 	}

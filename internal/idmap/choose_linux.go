@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+
+	"skiff/internal/smallfile"
 )
 
 // rootBase is where root's containers live among the host's ids when
@@ -74,7 +76,7 @@ func chooseRoot() (Map, error) {
 // within falls back to the host's user namespace where the caller itself lives
 // in one that lacks the ids, as root of another container does.
 func within(m Map) (Map, error) {
-	own, err := os.ReadFile("/proc/self/uid_map")
+	own, err := smallfile.Read("/proc/self/uid_map")
 	if err != nil {
 		return Map{Kind: Host}, err
 	}
@@ -95,7 +97,7 @@ func within(m Map) (Map, error) {
 // subordinate reads the ranges of a user from /etc/subuid or /etc/subgid.
 // Source: subuid(5). Entries go by name or by number.
 func subordinate(file, name string, uid uint32) ([]Range, error) {
-	text, err := os.ReadFile(file)
+	text, err := smallfile.Read(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", ErrNoSubordinate, err)
 	}
@@ -134,7 +136,7 @@ func withSelf(self uint32, ranges []Range) []Range {
 // There is no look-up through NSS: the binary is static.
 func userName(uid uint32) string {
 	number := strconv.FormatUint(uint64(uid), 10)
-	text, _ := os.ReadFile("/etc/passwd")
+	text, _ := smallfile.Read("/etc/passwd")
 	for line := range strings.Lines(string(text)) {
 		if f := strings.SplitN(line, ":", 4); len(f) == 4 && f[2] == number {
 			return f[0]

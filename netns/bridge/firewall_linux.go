@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"skiff/internal/smallfile"
 	"skiff/netns/netlink"
 )
 
@@ -160,8 +161,8 @@ func removeExceptions(nf *netlink.Conn) error {
 // legacyFilter reports whether iptables' older kernel interface has a filter
 // table. nftables cannot show what that one drops, and its chains count too.
 func legacyFilter() bool {
-	names, err := readShort("/proc/net/ip_tables_names")
-	return err == nil && slices.Contains(strings.Fields(names), "filter")
+	names, err := smallfile.Read("/proc/net/ip_tables_names")
+	return err == nil && slices.Contains(strings.Fields(string(names)), "filter")
 }
 
 // missingNft names nftables in the error of a kernel that has none, or of a

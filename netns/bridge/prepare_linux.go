@@ -1,17 +1,18 @@
 package bridge
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"skiff/internal/smallfile"
 	"skiff/netns/netlink"
 )
 
@@ -225,7 +226,7 @@ const ipForward = "/proc/sys/net/ipv4/ip_forward"
 
 // forwarding turns ip_forward on if it is off, and then calls turned.
 func forwarding(turned func()) error {
-	if now, err := readShort(ipForward); err == nil && !strings.HasPrefix(now, "0") {
+	if now, err := smallfile.Read(ipForward); err == nil && !bytes.HasPrefix(now, []byte("0")) {
 		return nil
 	}
 	if err := os.WriteFile(ipForward, []byte("1\n"), 0); err != nil {

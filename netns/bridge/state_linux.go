@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"skiff/internal/smallfile"
 )
 
 // A state is what was found and decided when the host's packet filters were
@@ -33,11 +33,11 @@ const stateName = "host"
 // readState reads the state; one that is missing or not understood is the zero
 // state, which is never current.
 func readState(dir string) state {
-	text, err := readShort(filepath.Join(dir, stateName))
+	text, err := smallfile.Read(filepath.Join(dir, stateName))
 	if err != nil {
 		return state{}
 	}
-	lines := strings.Split(text, "\n")
+	lines := strings.Split(string(text), "\n")
 	if len(lines) != 7 || lines[6] != "" {
 		return state{}
 	}
@@ -53,22 +53,6 @@ func readState(dir string) state {
 		return state{}
 	}
 	return s
-}
-
-// readShort reads a file of at most 4 KiB by three system calls; os.ReadFile
-// makes eleven, and every start reads three such files.
-func readShort(path string) (string, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(fd)
-	buf := make([]byte, 4096)
-	n, err := unix.Read(fd, buf)
-	if err != nil {
-		return "", &fs.PathError{Op: "read", Path: path, Err: err}
-	}
-	return string(buf[:n]), nil
 }
 
 // writeState replaces the state's file. The caller holds the lock.

@@ -2,11 +2,12 @@ package dns
 
 import (
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"skiff/internal/smallfile"
 )
 
 // A Config is what a resolv.conf says. Source: resolv.conf(5).
@@ -110,7 +111,7 @@ func (f *File) Config() Config {
 		return f.config
 	}
 	if err == nil && st.Size <= maxSize {
-		if text, err := os.ReadFile(f.path); err == nil {
+		if text, err := smallfile.Read(f.path); err == nil {
 			// A file written in this very tick of the clock may change again
 			// without its stamp changing: read it next time too.
 			if time.Since(time.Unix(st.Mtim.Unix())) > time.Second {

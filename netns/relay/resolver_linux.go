@@ -2,9 +2,10 @@ package relay
 
 import (
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
+
+	"skiff/internal/smallfile"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,7 +39,7 @@ func (r *resolver) at(now int64) []nameserver {
 		return r.servers
 	}
 	r.mtime = st.Mtim
-	text, _ := os.ReadFile(r.path)
+	text, _ := smallfile.Read(r.path)
 	if r.servers = nameservers(string(text)); len(r.servers) == 0 {
 		r.servers = []nameserver{{addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 53)}}
 	}
@@ -78,7 +79,7 @@ func interfaceIndex(zone string) uint32 {
 	if strings.ContainsAny(zone, "/.") {
 		return 0
 	}
-	text, _ := os.ReadFile("/sys/class/net/" + zone + "/ifindex")
+	text, _ := smallfile.Read("/sys/class/net/" + zone + "/ifindex")
 	n, _ := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
 	return uint32(n)
 }

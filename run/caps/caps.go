@@ -9,10 +9,11 @@ package caps
 import (
 	"fmt"
 	"math/bits"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
+
+	"skiff/internal/smallfile"
 
 	"golang.org/x/sys/unix"
 )
@@ -137,7 +138,7 @@ func parse(list []string) (set Set, all bool, err error) {
 // package knows if /proc does not say. It reads a file: not for the start of a
 // container, where an EINVAL for a capability too many is ignored.
 func Last() Cap {
-	text, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+	text, err := smallfile.Read("/proc/sys/kernel/cap_last_cap")
 	if err == nil {
 		if n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 6); err == nil {
 			return Cap(n)

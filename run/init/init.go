@@ -6,7 +6,7 @@
 // too (pid_namespaces(7)).
 package init
 
-//go:generate ./build
+//go:generate ./source/build
 
 // Program is a static ELF executable: init PROGRAM [ARG...].
 var Program = program
