@@ -42,6 +42,10 @@ func newInitPlan(s *Spec, self int) *initPlan {
 	p := &initPlan{Plan: plan.New(), spec: s}
 	p.mapped, p.unshared, p.connected, p.opened = p.Gate(), p.Gate(), p.Gate(), p.Gate()
 
+	// First of all: the task waits for its parent to give it ids and a network,
+	// and without the tie would do so for ever. Each change of credentials
+	// clears it.
+	p.tie(self)
 	late := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
 	if s.Network != NetworkHost {
 		late |= unix.CLONE_NEWNET
@@ -71,6 +75,7 @@ func newInitPlan(s *Spec, self int) *initPlan {
 	}
 	if s.IDs.Kind == idmap.Root {
 		p.becomeRoot()
+		p.tie(self)
 	}
 	if s.Network == NetworkNone {
 		p.loopback()

@@ -207,4 +207,7 @@ func (r *Runner) Sweep() {
 	for _, c := range dead {
 		r.discard(c)
 	}
+	if err := r.Store.Sweep(context.Background()); err != nil {
+		r.Say("sweep: %v", err)
+	}
 }

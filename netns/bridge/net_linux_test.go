@@ -195,7 +195,11 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), outside: newSpace(t)}
-	var err error
+	// A new namespace inherits it from the host (net.core.devconf_inherit_init_net).
+	err := os.WriteFile(ipForward, []byte("0"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if w.route, err = netlink.Open(unix.NETLINK_ROUTE); err != nil {
 		t.Fatal(err)
 	}

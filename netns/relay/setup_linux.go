@@ -1,8 +1,10 @@
 package relay
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/netip"
+	"os"
 	"strconv"
 
 	"skiff/internal/plan"
@@ -46,11 +48,11 @@ type routerPlan struct {
 	fds         [6]plan.Reg
 }
 
-// userns is the container's user namespace, or -1. Namespaces are entered by
+// userns is the container's user namespace, or -1; self a pidfd of the caller. Namespaces are entered by
 // descriptors of their own: entering them by a pidfd asks for ptrace access to a
 // task that shares our memory, which the kernel denies once the task has changed
 // its user.
-func newRouterPlan(userns int) *routerPlan {
+func newRouterPlan(userns, self int) *routerPlan {
 	p := &routerPlan{Plan: plan.New()}
 	p.made, p.ready, p.container = p.Gate(), p.Gate(), p.Reg()
 	for i := range p.fds {
@@ -61,6 +63,10 @@ func newRouterPlan(userns int) *routerPlan {
 	}
 	// If skiff dies before ready opens, nobody would.
 	p.Call("die with parent", unix.SYS_PRCTL, plan.Int(unix.PR_SET_PDEATHSIG), plan.Int(unix.SIGKILL))
+	pollfd := make([]byte, 8)
+	binary.NativeEndian.PutUint32(pollfd, uint32(self))
+	binary.NativeEndian.PutUint16(pollfd[4:], unix.POLLIN)
+	p.Call("parent lives", unix.SYS_PPOLL, p.Bytes(pollfd), plan.Int(1), p.Buffer(16), plan.Int(0), plan.Int(0)).Zero(unix.ESRCH)
 	if userns >= 0 {
 		p.Call("enter user namespace", unix.SYS_SETNS, plan.Int(userns), plan.Int(unix.CLONE_NEWUSER))
 	}
@@ -87,7 +93,12 @@ func (r *Relay) setUp(o *Options) (err error) {
 		}
 		defer unix.Close(userns)
 	}
-	p := newRouterPlan(userns)
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return &Error{Step: "pidfd_open", Err: err}
+	}
+	defer unix.Close(self)
+	p := newRouterPlan(userns, self)
 	task, err := p.Start(plan.Clone{})
 	if err != nil {
 		return stepError(err)
