@@ -121,7 +121,12 @@ func startConfined(staging string, ids idmap.Map, exe *os.File, mapped bool) (l 
 func (l *life) start(staging string, fds descriptors, mapped bool) error {
 	p := plan.New()
 	idsWritten, copied := p.Gate(), p.Gate()
-	confine(p, staging, fds, idsWritten, copied)
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(self)
+	confine(p, self, staging, fds, idsWritten, copied)
 	dumpable, _, _ := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_GET_DUMPABLE, 0, 0)
 
 	started := make(chan error, 1)
@@ -142,7 +147,7 @@ func (l *life) start(staging string, fds descriptors, mapped bool) error {
 		started <- err
 		l.wait()
 	}()
-	err := <-started
+	err = <-started
 	if err != nil && l.task != nil {
 		<-l.ended
 	}
@@ -188,7 +193,9 @@ var rootAttr = unix.MountAttr{
 }
 
 // confine appends all that a worker's task does before it becomes a worker.
-func confine(p *plan.Plan, staging string, fds descriptors, idsWritten, copied plan.Gate) {
+// self is a pidfd of skiff's.
+func confine(p *plan.Plan, self int, staging string, fds descriptors, idsWritten, copied plan.Gate) {
+	p.Tie(self)
 	p.Wait("wait for the id map", idsWritten)
 	p.Call("own descriptors", unix.SYS_UNSHARE, plan.Int(unix.CLONE_FILES))
 
@@ -212,12 +219,11 @@ func confine(p *plan.Plan, staging string, fds descriptors, idsWritten, copied p
 	p.Call("leave old root", unix.SYS_UMOUNT2, p.Str("."), plan.Int(unix.MNT_DETACH))
 	p.Call("enter root", unix.SYS_CHDIR, p.Str("/"))
 
-	// Ids before PDEATHSIG, which a change of ids clears. A single id may not
-	// call setgroups.
+	// A single id may not call setgroups.
 	p.Call("setresgid", unix.SYS_SETRESGID, plan.Int(0), plan.Int(0), plan.Int(0))
 	p.Call("setgroups", unix.SYS_SETGROUPS, plan.Int(0), plan.Int(0)).Ignore(unix.EPERM)
 	p.Call("setresuid", unix.SYS_SETRESUID, plan.Int(0), plan.Int(0), plan.Int(0))
-	p.Call("die with skiff", unix.SYS_PRCTL, plan.Int(unix.PR_SET_PDEATHSIG), plan.Int(unix.SIGKILL))
+	p.Tie(self)
 	p.Call("umask", unix.SYS_UMASK, plan.Int(0))
 	p.Call("session", unix.SYS_SETSID).Ignore(unix.EPERM)
 

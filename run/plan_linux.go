@@ -45,7 +45,7 @@ func newInitPlan(s *Spec, self int) *initPlan {
 	// First of all: the task waits for its parent to give it ids and a network,
 	// and without the tie would do so for ever. Each change of credentials
 	// clears it.
-	p.tie(self)
+	p.Tie(self)
 	late := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
 	if s.Network != NetworkHost {
 		late |= unix.CLONE_NEWNET
@@ -75,7 +75,7 @@ func newInitPlan(s *Spec, self int) *initPlan {
 	}
 	if s.IDs.Kind == idmap.Root {
 		p.becomeRoot()
-		p.tie(self)
+		p.Tie(self)
 	}
 	if s.Network == NetworkNone {
 		p.loopback()
@@ -101,7 +101,7 @@ func newInitPlan(s *Spec, self int) *initPlan {
 		p.Wait("wait for network", p.connected)
 	}
 	p.privileges(s)
-	p.tie(self)
+	p.Tie(self)
 	p.closeDescriptors(s)
 	// Only now: the working directory and the program are paths of the image,
 	// and no descriptor of the host is left for them to name (CVE-2024-21626).
@@ -222,19 +222,6 @@ func (p *initPlan) capset(set caps.Set) {
 		binary.NativeEndian.PutUint32(data[12*half+4:], word)
 	}
 	p.Call("capset", unix.SYS_CAPSET, p.Bytes(header), p.Bytes(data))
-}
-
-// tie makes the kernel kill the container when the thread that made it dies,
-// and gives up if that has happened already. A change of credentials clears
-// the tie, so it comes after them. The parent is looked for by its pidfd:
-// getppid is 0 in a new pid namespace, dead or alive. Source:
-// PR_SET_PDEATHSIG(2const), pidfd_open(2).
-func (p *initPlan) tie(self int) {
-	p.Call("die with parent", unix.SYS_PRCTL, plan.Int(unix.PR_SET_PDEATHSIG), plan.Int(unix.SIGKILL))
-	pollfd := make([]byte, 8)
-	binary.NativeEndian.PutUint32(pollfd, uint32(self))
-	binary.NativeEndian.PutUint16(pollfd[4:], unix.POLLIN)
-	p.Call("parent lives", unix.SYS_PPOLL, p.Bytes(pollfd), plan.Int(1), p.Buffer(16), plan.Int(0), plan.Int(0)).Zero(unix.ESRCH)
 }
 
 // exec tries Args[0] as it is, or in each directory of PATH. An attempt that

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
@@ -62,11 +61,7 @@ func newRouterPlan(userns, self int) *routerPlan {
 		p.Call(step, unix.SYS_SOCKET, plan.Int(family), plan.Int(kind|unix.SOCK_CLOEXEC), plan.Int(proto)).Into(into)
 	}
 	// If skiff dies before ready opens, nobody would.
-	p.Call("die with parent", unix.SYS_PRCTL, plan.Int(unix.PR_SET_PDEATHSIG), plan.Int(unix.SIGKILL))
-	pollfd := make([]byte, 8)
-	binary.NativeEndian.PutUint32(pollfd, uint32(self))
-	binary.NativeEndian.PutUint16(pollfd[4:], unix.POLLIN)
-	p.Call("parent lives", unix.SYS_PPOLL, p.Bytes(pollfd), plan.Int(1), p.Buffer(16), plan.Int(0), plan.Int(0)).Zero(unix.ESRCH)
+	p.Tie(self)
 	if userns >= 0 {
 		p.Call("enter user namespace", unix.SYS_SETNS, plan.Int(userns), plan.Int(unix.CLONE_NEWUSER))
 	}
