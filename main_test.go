@@ -16,7 +16,6 @@ import (
 	"skiff/internal/idmap"
 	"skiff/internal/need"
 	"skiff/layers"
-	"skiff/pull/store"
 
 	"github.com/creack/pty"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -137,7 +136,7 @@ func setup(e *testscript.Env) error {
 			cmd := exec.Command("skiff", "--root", root, "rm", name)
 			cmd.Run()
 		}
-		store.RemoveAll(root)
+		layers.Remove(root, idmap.Map{})
 	})
 	return build(root, "base", nil)
 }

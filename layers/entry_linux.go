@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unsafe"
 
+	"skiff/internal/rmtree"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -281,7 +283,7 @@ func (u *unpacker) vacate(d *dir, base string) (*dir, bool, error) {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		if err := removeAt(d.fd, base); err != nil {
+		if err := rmtree.At(d.fd, base); err != nil {
 			return d, false, err
 		}
 	default:

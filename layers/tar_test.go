@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"skiff/internal/rmtree"
 	"skiff/testdata/image"
 )
 
@@ -200,7 +201,7 @@ func FuzzApply(f *testing.F) {
 		if after := snapshot(t, base, dir); after != before {
 			t.Errorf("outside changed:\n%s\nwas\n%s", after, before)
 		}
-		if err := removeAt(int(mustOpen(t, filepath.Dir(dir)).Fd()), "fs"); err != nil {
+		if err := rmtree.At(int(mustOpen(t, filepath.Dir(dir)).Fd()), "fs"); err != nil {
 			t.Error(err)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"skiff/internal/idmap"
+	"skiff/internal/rmtree"
 
 	"golang.org/x/sys/unix"
 )
@@ -110,7 +111,7 @@ func (w *confined) remove(name string) error {
 	parent, base := split(name)
 	fd, err := openBeneath(w.root, parent, unix.O_PATH|unix.O_DIRECTORY)
 	if err == nil {
-		err = removeAt(fd, base)
+		err = rmtree.At(fd, base)
 		unix.Close(fd)
 	}
 	if err != nil {

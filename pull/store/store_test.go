@@ -377,25 +377,6 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-func TestRemoveCrossesNoMount(t *testing.T) {
-	need.Root(t)
-	dir := t.TempDir()
-	if err := os.MkdirAll(dir+"/tree/mount", 0o700); err != nil {
-		t.Fatal(err)
-	}
-	need.That(t, "mount", unix.Mount("none", dir+"/tree/mount", "tmpfs", 0, ""))
-	defer unix.Unmount(dir+"/tree/mount", unix.MNT_DETACH)
-	if err := os.WriteFile(dir+"/tree/mount/keep", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := RemoveAll(dir + "/tree"); !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EBUSY) {
-		t.Errorf("removed over a mount: %v", err)
-	}
-	if _, err := os.Stat(dir + "/tree/mount/keep"); err != nil {
-		t.Error("a mount was crossed:", err)
-	}
-}
-
 // The store's own walk fails on files of subordinate ids, and the hook is asked.
 func TestRemoveHook(t *testing.T) {
 	need.Root(t)
