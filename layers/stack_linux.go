@@ -3,7 +3,6 @@ package layers
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -25,19 +24,29 @@ type Stack struct {
 // without mounting it. The error wraps fs.ErrNotExist, ErrQuota if the file is
 // longer than max bytes, or an errno.
 func (s Stack) ReadFile(name string, max int64) ([]byte, error) {
-	f, err := s.Open(name)
+	fd, size, err := s.openFile(name)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, max+1))
-	if err == nil && int64(len(text)) > max {
-		err = &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("%w of %d bytes", ErrQuota, max)}
+	defer unix.Close(fd)
+	// Not by package os, whose files start the runtime's poller.
+	var text []byte
+	buf := make([]byte, min(size, max)+1)
+	for {
+		n, err := unix.Read(fd, buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, &fs.PathError{Op: "read", Path: name, Err: err}
+		}
+		if n == 0 {
+			return text, nil
+		}
+		if text = append(text, buf[:n]...); int64(len(text)) > max {
+			return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("%w of %d bytes", ErrQuota, max)}
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return text, nil
 }
 
 // Open opens a regular file for reading, as a container would find it: the top
@@ -47,20 +56,28 @@ func (s Stack) ReadFile(name string, max int64) ([]byte, error) {
 // The layers are not locked here, and are searched with the caller's own
 // permissions.
 func (s Stack) Open(name string) (*os.File, error) {
-	fd, st, err := s.find(name, true)
+	fd, _, err := s.openFile(name)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		return nil, err
 	}
-	defer unix.Close(fd)
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errNotRegular}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func (s Stack) openFile(name string) (fd int, size int64, err error) {
+	found, st, err := s.find(name, true)
+	if err == nil {
+		defer unix.Close(found)
+		if st.Mode&unix.S_IFMT != unix.S_IFREG {
+			err = errNotRegular
+		} else {
+			// The link leads to the very file that was looked at.
+			fd, err = unix.Open("/proc/self/fd/"+strconv.Itoa(found), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+		}
 	}
-	// The link leads to the very file that was looked at.
-	f, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.Unwrap(err)}
+		return -1, 0, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return f, nil
+	return fd, st.Size, nil
 }
 
 var errNotRegular = errors.New("not a regular file")

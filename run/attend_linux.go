@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/signal"
 	"sync"
 	"syscall"
 	"time"
@@ -13,50 +12,68 @@ import (
 	"golang.org/x/term"
 )
 
-// catch begins to collect the signals that are for the container. It comes
-// before the start, so that none is lost or ends skiff in between.
-//
-// By name, and never reset: signal.Reset and signal.Stop wait for the runtime
-// to be idle, which costs a start milliseconds.
-func catch() <-chan os.Signal {
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, forwarded[:]...)
-	return signals
+// forwarded are the signals that mean something to a program and nothing to
+// skiff, and that of the terminal's size. SIGCHLD, SIGURG and SIGPIPE are
+// skiff's own, and SIGTSTP, SIGTTIN and SIGTTOU stop skiff itself.
+var forwarded = [...]syscall.Signal{
+	syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGWINCH,
+	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR, syscall.SIGABRT, syscall.SIGTRAP,
+	syscall.SIGXCPU, syscall.SIGXFSZ,
 }
 
-// forward hands the signals to the container's init, for the rest of the
-// process's life.
-//
-// A program that runs as process 1 is not ended by a signal it does not
-// handle. So the second interrupt in a row, if the first went unhandled, kills
-// it; ignored is called after the first. A terminal that goes away kills it a
-// second later. Source: pid_namespaces(7).
-func forward(pr *Process, signals <-chan os.Signal, ignored func()) {
-	interrupted := false
-	for s := range signals {
-		n := s.(syscall.Signal)
-		switch {
-		case n == syscall.SIGHUP && !handles(pr.PID, n):
-			// First it may find the end of its input by itself.
-			time.AfterFunc(time.Second, pr.kill)
-		case n == syscall.SIGINT && !handles(pr.PID, n):
-			if interrupted {
-				n = syscall.SIGKILL
-			} else if interrupted = true; ignored != nil {
-				ignored()
-			}
+// An attendant waits for a container and passes on what it is sent.
+type attendant struct {
+	*Process
+	signals     int    // descriptor of package signals
+	ignored     func() // called after the first interrupt that nobody handles
+	interrupted bool
+}
+
+// wait returns when the container's init has ended.
+func (a *attendant) wait() {
+	fds := []unix.PollFd{{Fd: int32(a.Pidfd), Events: unix.POLLIN}, {Fd: int32(a.signals), Events: unix.POLLIN}}
+	var buf [64]byte
+	for fds[0].Revents == 0 {
+		if n, err := unix.Poll(fds, -1); err != nil || n == 0 {
+			fds[0].Revents = 0
+			continue
 		}
-		unix.PidfdSendSignal(pr.Pidfd, n, nil, 0)
+		if fds[1].Revents == 0 {
+			continue
+		}
+		n, _ := unix.Read(a.signals, buf[:])
+		for _, s := range buf[:max(n, 0)] {
+			a.pass(syscall.Signal(s))
+		}
 	}
 }
 
-// forwarded are the signals that mean something to a program and nothing to
-// skiff. SIGCHLD, SIGURG and SIGPIPE are skiff's own, SIGWINCH goes by the
-// terminal, and SIGTSTP, SIGTTIN and SIGTTOU stop skiff itself.
-var forwarded = [...]os.Signal{
-	syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT,
-	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR, syscall.SIGABRT, syscall.SIGTRAP,
-	syscall.SIGXCPU, syscall.SIGXFSZ,
+// pass hands a signal to the container's init.
+//
+// A program that runs as process 1 is not ended by a signal it does not
+// handle. So the second interrupt in a row, if the first went unhandled, kills
+// it. A terminal that goes away kills it a second later.
+// Source: pid_namespaces(7).
+func (a *attendant) pass(s syscall.Signal) {
+	switch {
+	case s == syscall.SIGWINCH:
+		// The container's terminal tells its own.
+		if size := terminalSize(); size != nil && a.Master != nil {
+			unix.IoctlSetWinsize(int(a.Master.Fd()), unix.TIOCSWINSZ, size)
+		}
+		return
+	case s == syscall.SIGHUP && !handles(a.PID, s):
+		// First it may find the end of its input by itself.
+		time.AfterFunc(time.Second, a.kill)
+	case s == syscall.SIGINT && !handles(a.PID, s):
+		if a.interrupted {
+			s = syscall.SIGKILL
+		} else {
+			a.interrupted = true
+			a.ignored()
+		}
+	}
+	unix.PidfdSendSignal(a.Pidfd, s, nil, 0)
 }
 
 // attach carries bytes between the caller's stdio and the container's
@@ -78,16 +95,9 @@ func attach(pr *Process, interactive bool) (finish func(), err error) {
 		}
 		undo = append(undo, func() { term.Restore(in, old) })
 	}
-	if terminalSize() != nil {
-		changed := make(chan os.Signal, 1)
-		signal.Notify(changed, syscall.SIGWINCH)
-		go func() {
-			for range changed {
-				if size := terminalSize(); size != nil {
-					unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, size)
-				}
-			}
-		}()
+	// It may have changed since the container was told.
+	if size := terminalSize(); size != nil {
+		unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, size)
 	}
 	if interactive {
 		go copyInput(master)

@@ -11,6 +11,7 @@ import (
 
 	"skiff/internal/idmap"
 	"skiff/internal/plan"
+	"skiff/internal/signals"
 	"skiff/layers"
 	"skiff/pull/store"
 	"skiff/run/state"
@@ -28,8 +29,8 @@ type Runner struct {
 
 // Run runs one container in the foreground and returns its status.
 //
-// The error, if not nil, says why there was no program to have one. It is
-// called from the main goroutine, which stays locked to its thread.
+// The error, if not nil, says why there was no program to have one. It may be
+// called again only after an error, and catches the process's signals for good.
 //
 // beside, if not nil, is done while the container runs, and waited for.
 func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside func(context.Context) error) (status int, err error) {
@@ -47,14 +48,15 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 		return 0, err
 	}
 	defer net.close()
-	signals := catch()
+	// Before the start, so that none is lost or ends skiff in between.
+	caught, err := signals.Catch(forwarded[:]...)
+	if err != nil {
+		return 0, fmt.Errorf("catch signals: %w", err)
+	}
 	process, err := r.begin(o, img, c.ID, net)
 	if err != nil {
 		return 0, err
 	}
-	go forward(process, signals, func() {
-		r.Say("hint: the program ignores interrupts; press ^C again to kill it, or use --init")
-	})
 	if o.Terminal {
 		finish, err := attach(process, o.Interactive)
 		if err != nil {
@@ -78,8 +80,13 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 		}()
 		defer func() { <-done }()
 	}
-	r.Sweep()
+	swept := r.sweepBeside()
+	attendant := attendant{Process: process, signals: caught, ignored: func() {
+		r.Say("hint: the program ignores interrupts; press ^C again to kill it, or use --init")
+	}}
+	attendant.wait()
 	status, err = process.Wait()
+	swept()
 	if process.trace != nil {
 		process.trace.Each(process.task, func(line string, took time.Duration) {
 			fmt.Fprintf(r.Stderr, "%8.3f ms  %s\n", float64(took)/1e6, line)
@@ -204,6 +211,25 @@ func (r *Runner) discard(c *state.Handle) error {
 // Sweep removes what killed processes left.
 func (r *Runner) Sweep() {
 	dead, _ := state.Open(r.Store.Root()).Dead()
+	r.sweep(dead)
+}
+
+// sweepBeside sweeps beside the caller if there is anything to be swept, and
+// returns what waits for the end of it.
+func (r *Runner) sweepBeside() (wait func()) {
+	dead, _ := state.Open(r.Store.Root()).Dead()
+	if len(dead) == 0 && r.Store.Swept() {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.sweep(dead)
+	}()
+	return func() { <-done }
+}
+
+func (r *Runner) sweep(dead []*state.Handle) {
 	for _, c := range dead {
 		r.discard(c)
 	}

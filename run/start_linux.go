@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -29,8 +28,8 @@ type Process struct {
 // shares the host's user namespace.
 var errNoIDMap = errors.New("file system cannot be id-mapped")
 
-// start makes the container's init. The calling goroutine stays locked to its
-// thread, which must live as long as the container.
+// start makes the container's init, which is tied to the thread: see
+// plan.Start.
 func start(s *Spec, net *network, trace bool) (*Process, error) {
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
@@ -42,7 +41,6 @@ func start(s *Spec, net *network, trace bool) (*Process, error) {
 	if trace {
 		list, pr.trace = p.Traced()
 	}
-	runtime.LockOSThread()
 	task, err := list.Start(plan.Clone{Flags: p.flags})
 	if err != nil {
 		unix.Close(self)

@@ -29,9 +29,6 @@ func verbs() []*cli.Command {
 
 // Main runs one command and returns its exit status.
 func Main(args []string) int {
-	// Containers are tied to the thread that makes them: it must be one that
-	// lives as long as the process. This is the main one.
-	runtime.LockOSThread()
 	if len(args) == 2 && args[1] == helloName {
 		return hello()
 	}

@@ -48,10 +48,11 @@ const stackSize = 4096 // the task has no handlers and calls nothing
 
 // Start makes a task that performs the plan.
 //
-// The calling goroutine is locked to its thread and stays so: a plan that sets
-// PR_SET_PDEATHSIG is tied to the thread that made it, so that thread must
-// outlive it, which it does as long as the goroutine. The memory of the plan
-// is never unmapped, since no one tells when the task execs.
+// A plan that sets PR_SET_PDEATHSIG is tied to the thread that made it. Go ends
+// a thread only with a goroutine that is locked to it; where there are such
+// goroutines, the caller keeps its thread from them by being locked to it as well.
+// The memory of the plan is never unmapped, since no one tells when the task
+// execs.
 //
 // The error is an *Error with Index -1 whose Err is clone3's errno.
 // Source: clone(2); kernel 5.5 for CLONE_CLEAR_SIGHAND, 5.7 for Cgroup.
@@ -73,8 +74,9 @@ func (p *Plan) Start(c Clone) (*Task, error) {
 		args.cgroup = uint64(c.Cgroup)
 	}
 
-	runtime.LockOSThread()
-	// The task inherits the mask, so no handler of Go's ever runs in it.
+	// The task inherits the mask, so no handler of Go's ever runs in it. Nothing
+	// here gives the thread away: the calls check no stack, and with its signals
+	// blocked it is not preempted.
 	all, old := ^uint64(0), uint64(0)
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&old)), 8, 0, 0)
 	r := cloneRun(args, unsafe.Sizeof(*args), t.header)

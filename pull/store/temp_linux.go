@@ -168,6 +168,12 @@ func (s *Store) Sweep(ctx context.Context) error {
 	return first
 }
 
+// Swept reports that Sweep would find nothing to look at.
+func (s *Store) Swept() bool {
+	names, err := s.names("tmp")
+	return err == nil && len(names) == 0 && !s.exists("unsynced")
+}
+
 // sweepFile removes a file of writeFile whose writer must be dead: it is an hour
 // old, and writing takes no second.
 func (s *Store) sweepFile(path string) error {
