@@ -161,6 +161,7 @@ static void discard(int fd)
 	unlinkat(fd, "upper", AT_REMOVEDIR);
 	if (kind != ROOT) /* overlay made it with mode 0 */
 		fchmodat(fd, "work/work", 0700, 0);
+	unlinkat(fd, "work/work/incompat/volatile/dirty", 0);
 	unlinkat(fd, "work/work/incompat/volatile", AT_REMOVEDIR);
 	unlinkat(fd, "work/work/incompat", AT_REMOVEDIR);
 	unlinkat(fd, "work/work", AT_REMOVEDIR);
