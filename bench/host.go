@@ -19,7 +19,8 @@ import (
 
 // A host is where everything of one run of the benchmarks is kept.
 type host struct {
-	dir                    string // removed at the end
+	dir                    string // stores and all else; removed at the end
+	programs               string // what is measured; likewise
 	module                 string // the directory with go.mod
 	skiff                  string // the program under test
 	accounts               []*account
@@ -88,7 +89,13 @@ func newHost(at, skiff string, users []string) (_ *host, err error) {
 	if err = os.Chmod(h.dir, 0o755); err != nil {
 		return nil, err
 	}
-	h.skiff = filepath.Join(h.dir, "skiff")
+	if h.programs, err = os.MkdirTemp(disk(), "skiff-bench-"); err != nil {
+		return nil, err
+	}
+	if err = os.Chmod(h.programs, 0o755); err != nil {
+		return nil, err
+	}
+	h.skiff = filepath.Join(h.programs, "skiff")
 	if skiff != "" {
 		err = copyProgram(h.skiff, skiff)
 	} else {
@@ -97,6 +104,8 @@ func newHost(at, skiff string, users []string) (_ *host, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// Pages of a file that are not on disk yet count as dirty, too.
+	unix.Sync()
 	return h, h.addAccounts(users)
 }
 
@@ -106,6 +115,18 @@ func memory() string {
 	var fs unix.Statfs_t
 	if unix.Statfs("/dev/shm", &fs) == nil && fs.Type == unix.TMPFS_MAGIC && fs.Flags&unix.ST_NOEXEC == 0 {
 		return "/dev/shm"
+	}
+	return ""
+}
+
+// disk is a place for programs that is no tmpfs: the pages of a program there
+// count as dirty memory of its process.
+func disk() string {
+	var fs unix.Statfs_t
+	for _, dir := range []string{os.TempDir(), "/var/tmp"} {
+		if unix.Statfs(dir, &fs) == nil && fs.Type != unix.TMPFS_MAGIC {
+			return dir
+		}
 	}
 	return ""
 }
@@ -199,13 +220,16 @@ func subordinate(a *account) idmap.Map {
 func (h *host) remove() {
 	for _, a := range h.accounts {
 		if _, err := exec.LookPath("podman"); err == nil && a.uid != 0 {
-			command{argv: h.podman(a, "unshare", "rm", "-rf", a.dir+"/podman"), as: a}.output()
+			command{argv: h.podman(a, "unshare", "rm", "-rf", a.dir+"/podman/root"), as: a}.output()
+			command{argv: h.podman(a, "system", "migrate"), as: a}.output() // ends its pause process
 		}
 	}
 	if os.Geteuid() != 0 {
 		layers.Remove(h.dir, h.accounts[0].ids)
 	}
-	if err := os.RemoveAll(h.dir); err != nil {
-		fmt.Fprintf(os.Stderr, "bench: %v; remove it by hand: rm -rf %s\n", err, h.dir)
+	for _, dir := range []string{h.dir, h.programs} {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %v; remove it by hand: rm -rf %s\n", err, dir)
+		}
 	}
 }

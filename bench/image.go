@@ -70,8 +70,11 @@ func (h *host) makeImages() error {
 			}
 		}
 		for _, a := range h.accounts {
-			if _, err := (command{argv: []string{h.skiff, "pull", "-q", ref}, as: a}).output(); err != nil {
-				return err
+			// The first run makes what later ones find.
+			for _, argv := range [][]string{{"pull", "-q", ref}, {"run", "--rm", "--network", "none", ref, "/bin/true"}} {
+				if _, err := (command{argv: append([]string{h.skiff}, argv...), as: a}).output(); err != nil {
+					return fmt.Errorf("as %s: %w", a.name, err)
+				}
 			}
 		}
 	}
@@ -138,7 +141,7 @@ func (h *host) writeFilters() error {
 
 // compileReference builds the C program, or notes why not.
 func (h *host) compileReference() {
-	out := filepath.Join(h.dir, "reference")
+	out := filepath.Join(h.programs, "reference")
 	gcc, err := exec.LookPath("gcc")
 	if err != nil {
 		h.noReference = "gcc: not installed"

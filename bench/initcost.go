@@ -115,7 +115,7 @@ func (h *host) emptyProgram(out io.Writer, version command) error {
 	if err := os.WriteFile(src, []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
 		return err
 	}
-	empty := command{argv: []string{filepath.Join(h.dir, "empty")}, as: h.accounts[0]}
+	empty := command{argv: []string{filepath.Join(h.programs, "empty")}, as: h.accounts[0]}
 	if err := build(h.dir, empty.argv[0], src); err != nil {
 		return err
 	}

@@ -31,8 +31,9 @@ func main() {
 	layers.WorkerMain() // skiff's code executes itself, under another name
 	dir := flag.String("dir", "", "keep stores in a new directory of `DIR`; a tmpfs by default")
 	users := flag.String("users", os.Getenv("SKIFF_TEST_USER"), "as root, also run rows as these `USERS`, separated by commas")
+	self := flag.Bool("self", true, "run rows as the caller, besides those of -users")
 	skiff := flag.String("skiff", "", "measure this `PROGRAM`; built from the source by default")
-	rounds := flag.Int("rounds", 60, "`N` runs of each contender")
+	rounds := flag.Int("rounds", 100, "`N` runs of each contender")
 	many := flag.Int("many", 1000, "`N` containers at once in the larger test")
 	budget := flag.Bool("budget", false, "init: fail above the budget")
 	flag.Parse()
@@ -40,13 +41,13 @@ func main() {
 	if len(verbs) == 0 {
 		verbs = all
 	}
-	if err := run(*dir, *skiff, strings.FieldsFunc(*users, func(r rune) bool { return r == ',' || r == ' ' }), verbs, *rounds, *many, *budget); err != nil {
+	if err := run(*dir, *skiff, strings.FieldsFunc(*users, func(r rune) bool { return r == ',' || r == ' ' }), *self, verbs, *rounds, *many, *budget); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir, skiff string, users, verbs []string, rounds, many int, budget bool) error {
+func run(dir, skiff string, users []string, self bool, verbs []string, rounds, many int, budget bool) error {
 	for _, v := range verbs {
 		if !slices.Contains(all, v) {
 			return fmt.Errorf("%s: not one of %s", v, strings.Join(all, ", "))
@@ -79,6 +80,9 @@ func run(dir, skiff string, users, verbs []string, rounds, many int, budget bool
 		if os.Geteuid() == 0 && len(users) == 0 {
 			fmt.Fprintln(out, "rootless rows: none, for no user is named; -users NAME,NAME does")
 		}
+	}
+	if !self && len(h.accounts) > 1 {
+		h.accounts = h.accounts[1:]
 	}
 	debug.SetGCPercent(-1) // nothing of ours runs beside what is measured
 	var failed error

@@ -96,7 +96,7 @@ func (c *contender) crowd(n int, stay bool, failed failures) (r crowd) {
 	running := map[int]func() string{}
 	begin := time.Now()
 	for range n {
-		pid, said, err := c.run(program...).start(goR, upW)
+		pid, said, err := c.attended(program...).start(goR, upW)
 		if err != nil {
 			failed.add(c.name, err)
 			r.failed++

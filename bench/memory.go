@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -67,7 +68,8 @@ func (c *contender) idle() (u usage, err error) {
 	if err != nil {
 		return u, err
 	}
-	pid, said, err := c.run("/bin/sh", "-c", "printf u; read x; exit 0").start(goR, upW)
+	before := descendants(os.Getpid()) // another engine's pause process
+	pid, said, err := c.attended("/bin/sh", "-c", "printf u; read x; exit 0").start(goR, upW)
 	upW.Close()
 	goR.Close()
 	if err != nil {
@@ -80,7 +82,8 @@ func (c *contender) idle() (u usage, err error) {
 		time.Sleep(500 * time.Millisecond)
 		for _, p := range descendants(os.Getpid()) {
 			// A zombie, or what runs in the container, has no part in it.
-			if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p)); err != nil || filepath.Base(exe) == "busybox" {
+			exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p))
+			if err != nil || filepath.Base(exe) == "busybox" || slices.Contains(before, p) {
 				continue
 			}
 			u.add(p)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"skiff/internal/idmap"
@@ -17,12 +18,14 @@ type contender struct {
 	role role
 	why  string // why it cannot be measured, or ""
 
-	// slow contenders take part in one round of ten.
+	// slow contenders take part in one round of five.
 	slow bool
 
 	// run is the command that runs a program with the given arguments in a
-	// container with stdin passed through.
-	run func(args ...string) command
+	// container. keepStdin is the flag that passes stdin through, for those that
+	// want one.
+	run       func(args ...string) command
+	keepStdin string
 
 	stored []string // directories that are empty again after a run
 }
@@ -65,6 +68,15 @@ func (h *host) contenders(a *account) []*contender {
 	return list
 }
 
+// attended is run with stdin passed through.
+func (c *contender) attended(args ...string) command {
+	cmd := c.run(args...)
+	if i := slices.Index(cmd.argv, "run"); i >= 0 && c.keepStdin != "" {
+		cmd.argv = slices.Insert(cmd.argv, i+1, c.keepStdin)
+	}
+	return cmd
+}
+
 // probe runs the contender twice: whether it works, and to warm it.
 func (c *contender) probe() {
 	for range 2 {
@@ -93,9 +105,9 @@ func installed(program string) string {
 
 func (h *host) bySkiff(a *account, name string, role role, image, network string) *contender {
 	return &contender{name: name, as: a, role: role,
-		stored: []string{a.store() + "/containers", a.store() + "/tmp"},
+		keepStdin: "-i", stored: []string{a.store() + "/containers", a.store() + "/tmp"},
 		run: func(args ...string) command {
-			return command{argv: append([]string{h.skiff, "run", "--rm", "-i", "--network", network, image}, args...), as: a}
+			return command{argv: append([]string{h.skiff, "run", "--rm", "--network", network, image}, args...), as: a}
 		}}
 }
 
@@ -186,7 +198,7 @@ func (h *host) podman(a *account, args ...string) []string {
 }
 
 func (h *host) byPodman(a *account, network string) *contender {
-	c := &contender{name: "podman run, network " + network, as: a, slow: true, why: installed("podman")}
+	c := &contender{name: "podman run, network " + network, as: a, slow: true, keepStdin: "-i", why: installed("podman")}
 	if network == "none" {
 		c.role = podman
 	}
@@ -194,7 +206,7 @@ func (h *host) byPodman(a *account, network string) *contender {
 		return c
 	}
 	c.run = func(args ...string) command {
-		argv := h.podman(a, "run", "--rm", "-i", "--log-driver", "none")
+		argv := h.podman(a, "run", "--rm", "--log-driver", "none")
 		if network != "default" {
 			argv = append(argv, "--network", network)
 		}
@@ -213,7 +225,7 @@ func (h *host) preparePodman(a *account) error {
 	if _, err := os.Stat(conf); err == nil {
 		return nil
 	}
-	text := "[containers]\ndefault_ulimits = []\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\ntmp_dir = \"" + a.dir + "/podman/tmp\"\n"
+	text := "[containers]\ndefault_ulimits = []\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\nlock_type = \"file\"\ntmp_dir = \"" + a.dir + "/podman/tmp\"\n"
 	if hybrid() && installed("runc") == "" {
 		text += "runtime = \"runc\"\n" // crun refuses hybrid cgroups
 	}
@@ -226,12 +238,12 @@ func (h *host) preparePodman(a *account) error {
 
 // byDocker takes part if a daemon runs; it starts none.
 func (h *host) byDocker(a *account, network string) *contender {
-	c := &contender{name: "docker run, network " + network, as: a, slow: true, why: installed("docker")}
+	c := &contender{name: "docker run, network " + network, as: a, slow: true, keepStdin: "-i", why: installed("docker")}
 	if c.why != "" {
 		return c
 	}
 	c.run = func(args ...string) command {
-		return command{argv: append([]string{"docker", "run", "--rm", "-i", "--network", network, "localhost/bench:one"}, args...), as: a}
+		return command{argv: append([]string{"docker", "run", "--rm", "--network", network, "localhost/bench:one"}, args...), as: a}
 	}
 	if _, err := (command{argv: []string{"docker", "info"}, as: a}).output(); err != nil {
 		c.why = "docker: no daemon runs that " + a.name + " can use"

@@ -36,7 +36,7 @@ func interleave(list []*contender, rounds int) (map[*contender][]sample, failure
 	for round := range rounds {
 		for _, i := range rand.Perm(len(list)) {
 			c := list[i]
-			if c.why != "" || c.slow && round%10 != 0 {
+			if c.why != "" || c.slow && round%5 != 0 {
 				continue
 			}
 			s := c.run("/bin/true").measure()

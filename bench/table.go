@@ -4,40 +4,47 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 )
 
 // A table is printed with its first column to the left and the others to the
-// right. A row of one cell and a reason spans the table.
+// right. Below stand those that have no numbers, each with the reason.
 type table struct {
-	w     *tabwriter.Writer
-	notes []string
-	out   io.Writer
+	out  io.Writer
+	rows [][]string
+	none [][2]string
 }
 
 func newTable(out io.Writer, title string, columns ...string) *table {
 	fmt.Fprintf(out, "\n%s\n\n", title)
-	t := &table{w: tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight), out: out}
-	t.row(columns...)
-	return t
+	return &table{out: out, rows: [][]string{columns}}
 }
 
-// row pads the first column by hand: tabwriter aligns all or none.
-func (t *table) row(cells ...string) {
-	cells[0] = fmt.Sprintf("%-38s", cells[0])
-	fmt.Fprintln(t.w, strings.Join(cells, "\t")+"\t")
-}
+func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
 
 // without says why a contender has no numbers.
-func (t *table) without(name, why string) {
-	t.notes = append(t.notes, fmt.Sprintf("%-38s  %s", name, why))
-}
+func (t *table) without(name, why string) { t.none = append(t.none, [2]string{name, why}) }
 
 func (t *table) flush() {
-	t.w.Flush()
-	for _, n := range t.notes {
-		fmt.Fprintln(t.out, n)
+	widths := make([]int, len(t.rows[0]))
+	for _, r := range t.rows {
+		for i, cell := range r {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, n := range t.none {
+		widths[0] = max(widths[0], utf8.RuneCountInString(n[0]))
+	}
+	for _, r := range t.rows {
+		line := fmt.Sprintf("%-*s", widths[0], r[0])
+		for i, cell := range r[1:] {
+			line += fmt.Sprintf("  %*s", widths[i+1], cell)
+		}
+		fmt.Fprintln(t.out, strings.TrimRight(line, " "))
+	}
+	for _, n := range t.none {
+		fmt.Fprintf(t.out, "%-*s  %s\n", widths[0], n[0], n[1])
 	}
 }
 
