@@ -114,7 +114,7 @@ func (h *host) bySkiff(a *account, name string, role role, image, network string
 // byReference runs the C program on skiff's own store: the same layers, on the
 // same file system.
 func (h *host) byReference(a *account, name string, role role) *contender {
-	c := &contender{name: name, as: a, role: role, why: h.noReference}
+	c := &contender{name: name, as: a, role: role, why: h.noReference, stored: []string{a.store() + "/containers"}}
 	argv := []string{h.reference, "-f", h.seccomp[0]}
 	switch a.ids.Kind {
 	case idmap.Root:

@@ -156,19 +156,21 @@ static int container(void)
 	return fd;
 }
 
-static void discard(int fd)
+static int discard(int fd)
 {
 	unlinkat(fd, "upper", AT_REMOVEDIR);
-	if (kind != ROOT) /* overlay made it with mode 0 */
+	if (kind != ROOT) { /* overlay made them with mode 0 */
 		fchmodat(fd, "work/work", 0700, 0);
+		fchmodat(fd, "work/work/incompat", 0700, 0);
+		fchmodat(fd, "work/work/incompat/volatile", 0700, 0);
+	}
 	unlinkat(fd, "work/work/incompat/volatile/dirty", 0);
 	unlinkat(fd, "work/work/incompat/volatile", AT_REMOVEDIR);
 	unlinkat(fd, "work/work/incompat", AT_REMOVEDIR);
 	unlinkat(fd, "work/work", AT_REMOVEDIR);
 	unlinkat(fd, "work", AT_REMOVEDIR);
 	unlinkat(fd, "container.json", 0);
-	if (rmdir(dir) < 0)
-		fprintf(stderr, "reference: rmdir %s: %s\n", dir, strerror(errno));
+	return rmdir(dir);
 }
 
 /* Parent's part. */
@@ -471,6 +473,6 @@ int main(int argc, char **argv)
 	MUST(renameat(fd, "container.json.new", fd, "container.json"));
 	int status;
 	MUST(waitpid(pid, &status, 0));
-	discard(fd);
+	MUST(discard(fd));
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
