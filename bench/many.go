@@ -127,6 +127,10 @@ func (c *contender) crowd(n int, stay bool, failed failures) (r crowd) {
 			}
 		}
 		r.up = time.Since(begin)
+		if late := n - r.failed - int(ups.Load()); late > 0 {
+			failed.add(c.name, fmt.Errorf("%d of %d containers did not run after %v", late, n, patience))
+			r.failed += late
+		}
 	}
 	goW.Close()
 	for killed := false; len(running) > 0; {
@@ -142,6 +146,8 @@ func (c *contender) crowd(n int, stay bool, failed failures) (r crowd) {
 	}
 	r.gone = time.Since(begin)
 	r.left = c.leftovers(interfaces)
+	// The kernel takes network namespaces apart afterwards, one after the other.
+	time.Sleep(time.Duration(n) * 5 * time.Millisecond)
 	return r
 }
 
