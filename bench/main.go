@@ -53,7 +53,8 @@ func run(dir, skiff string, users []string, self bool, verbs []string, rounds, m
 			return fmt.Errorf("%s: not one of %s", v, strings.Join(all, ", "))
 		}
 	}
-	if os.Geteuid() != 0 {
+	onlyInit := slices.Equal(verbs, []string{"init"})
+	if os.Geteuid() != 0 || onlyInit {
 		users = nil
 	}
 	h, err := newHost(dir, skiff, users)
@@ -72,7 +73,7 @@ func run(dir, skiff string, users []string, self bool, verbs []string, rounds, m
 	out := os.Stdout
 	fmt.Fprintln(out, describe(h))
 
-	if !slices.Equal(verbs, []string{"init"}) {
+	if !onlyInit {
 		if err := h.makeImages(); err != nil {
 			return err
 		}
