@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"net/http/httptest"
 	"os"
@@ -179,7 +180,9 @@ var defaultCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_F
 // payload, skiff's capabilities and the default seccomp profile.
 func (h *host) makeBundle(a *account) (string, error) {
 	dir := filepath.Join(a.dir, "bundle")
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := os.Mkdir(dir, 0o755); errors.Is(err, fs.ErrExist) {
+		return dir, nil
+	} else if err != nil {
 		return "", err
 	}
 	spec := exec.Command("crun", "spec")
