@@ -23,6 +23,7 @@ type host struct {
 	programs               string // what is measured; likewise
 	module                 string // the directory with go.mod
 	skiff                  string // the program under test
+	versus                 string // another skiff, for one more row of start, or ""
 	accounts               []*account
 	one, many              string   // references of the images with 1 and 20 layers
 	seccomp                []string // files with the filters that skiff loads, for one id last
@@ -70,7 +71,7 @@ func (a *account) credential() *syscall.SysProcAttr {
 
 // newHost makes the directory, builds skiff unless it is given, and gives each
 // account its place.
-func newHost(at, skiff string, users []string) (_ *host, err error) {
+func newHost(at, skiff, versus string, users []string) (_ *host, err error) {
 	h := &host{}
 	if h.module, err = moduleDir(); err != nil {
 		return nil, err
@@ -103,6 +104,12 @@ func newHost(at, skiff string, users []string) (_ *host, err error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if versus != "" {
+		h.versus = filepath.Join(h.programs, "versus")
+		if err = copyProgram(h.versus, versus); err != nil {
+			return nil, err
+		}
 	}
 	// Pages of a file that are not on disk yet count as dirty, too.
 	unix.Sync()

@@ -33,6 +33,7 @@ func main() {
 	users := flag.String("users", os.Getenv("SKIFF_TEST_USER"), "as root, also run rows as these `USERS`, separated by commas")
 	self := flag.Bool("self", true, "run rows as the caller, besides those of -users")
 	skiff := flag.String("skiff", "", "measure this `PROGRAM`; built from the source by default")
+	versus := flag.String("versus", "", "start: compare with another skiff, `PROGRAM`")
 	rounds := flag.Int("rounds", 100, "`N` runs of each contender")
 	many := flag.Int("many", 1000, "`N` containers at once in the larger test")
 	budget := flag.Bool("budget", false, "init: fail above the budget")
@@ -41,13 +42,13 @@ func main() {
 	if len(verbs) == 0 {
 		verbs = all
 	}
-	if err := run(*dir, *skiff, strings.FieldsFunc(*users, func(r rune) bool { return r == ',' || r == ' ' }), *self, verbs, *rounds, *many, *budget); err != nil {
+	if err := run(*dir, *skiff, *versus, strings.FieldsFunc(*users, func(r rune) bool { return r == ',' || r == ' ' }), *self, verbs, *rounds, *many, *budget); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir, skiff string, users []string, self bool, verbs []string, rounds, many int, budget bool) error {
+func run(dir, skiff, versus string, users []string, self bool, verbs []string, rounds, many int, budget bool) error {
 	for _, v := range verbs {
 		if !slices.Contains(all, v) {
 			return fmt.Errorf("%s: not one of %s", v, strings.Join(all, ", "))
@@ -57,7 +58,7 @@ func run(dir, skiff string, users []string, self bool, verbs []string, rounds, m
 	if os.Geteuid() != 0 || onlyInit {
 		users = nil
 	}
-	h, err := newHost(dir, skiff, users)
+	h, err := newHost(dir, skiff, versus, users)
 	if err != nil {
 		return err
 	}

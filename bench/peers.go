@@ -60,6 +60,16 @@ func (h *host) contenders(a *account) []*contender {
 		h.byPodman(a, "default"),
 		h.byDocker(a, "none"),
 	}
+	if h.versus != "" {
+		c := h.bySkiff(a, "another skiff, network none", other, h.one, "none")
+		same := c.run
+		c.run = func(args ...string) command {
+			cmd := same(args...)
+			cmd.argv[0] = h.versus
+			return cmd
+		}
+		list = append(list, c)
+	}
 	for _, c := range list {
 		if c.why == "" {
 			c.probe()
