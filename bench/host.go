@@ -149,7 +149,7 @@ func moduleDir() (string, error) {
 
 // build builds as the Makefile does.
 func build(dir, out, pkg string) error {
-	c := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", out, pkg)
+	c := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", out, pkg)
 	c.Dir, c.Env = dir, append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, text)
@@ -231,7 +231,7 @@ func (h *host) remove() {
 			command{argv: h.podman(a, "system", "migrate"), as: a}.output() // ends its pause process
 		}
 	}
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && len(h.accounts) > 0 {
 		layers.Remove(h.dir, h.accounts[0].ids)
 	}
 	for _, dir := range []string{h.dir, h.programs} {
