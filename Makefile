@@ -5,7 +5,9 @@ TAGS    := urfave_cli_no_docs
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags "-s -w"
 GOTEST  := CGO_ENABLED=0 $(GO) test -tags $(TAGS)
 
-.PHONY: build demo test test-deps lint generate arm64 install clean
+BENCH   := CGO_ENABLED=0 $(GO) run -tags $(TAGS) ./bench
+
+.PHONY: build demo test test-deps lint generate arm64 bench init-cost install clean
 
 build: ## the static binary ./skiff
 	$(BUILD) -o skiff .
@@ -24,6 +26,12 @@ lint: ## what continuous integration checks of the text
 
 arm64: ## the other architecture builds
 	GOARCH=arm64 $(BUILD) -o /dev/null .
+
+bench: ## starts, crowds, memory beside peers; about ten minutes (docs/benchmarks.md)
+	$(BENCH) $(BENCHFLAGS)
+
+init-cost: ## what package initialisation costs each start; fails above the budget
+	$(BENCH) -budget init
 
 generate: ## rewrite generated files
 	$(GO) generate ./...
