@@ -73,8 +73,12 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ids idma
 		Terminal: o.Terminal, Privileged: o.Privileged, ShmSize: o.ShmSize,
 		Dirs: []string{s.Cwd}, Files: etcFiles(o, s.Hostname, link),
 	}
+	if err := checkMasks(o.Mask); err != nil {
+		return nil, err
+	}
 	if !o.Privileged {
-		s.Root.Masked, s.Root.ReadOnlyPaths = rootfs.DefaultMasked, rootfs.DefaultReadOnly
+		s.Root.Masked, s.Root.ReadOnlyPaths = unmasked(rootfs.DefaultMasked, o.Unmask), unmasked(rootfs.DefaultReadOnly, o.Unmask)
+		s.Root.Masked = append(s.Root.Masked, masked(o.Mask)...)
 	}
 	return s, s.mounts(o)
 }

@@ -38,6 +38,9 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 		return 0, err
 	}
 	defer func() {
+		if o.CIDFile != "" && StatusOf(err) == StatusSkiff {
+			os.Remove(o.CIDFile) // of a container that never was
+		}
 		if errEnd := r.end(c, status, err); errEnd != nil {
 			r.Say("container %.12s: %v", c.ID, errEnd)
 		}
@@ -139,12 +142,7 @@ func newID() string {
 // create makes the container's directory and record, and only then looks
 // whether its layers are there: see package store on why in this order.
 func (r *Runner) create(o *Options, img *store.Image) (*state.Handle, error) {
-	if o.CIDFile != "" {
-		if _, err := os.Lstat(o.CIDFile); err == nil {
-			return nil, fmt.Errorf("cidfile %s: file exists", o.CIDFile)
-		}
-	}
-	if err := makeSkeleton(r.Store.Root()); err != nil {
+	if err := makeSkeleton(r.Store); err != nil {
 		return nil, r.Store.Explain("make skeleton", r.Store.Path("skeleton"), err)
 	}
 	c := state.Container{
@@ -171,9 +169,9 @@ func (r *Runner) create(o *Options, img *store.Image) (*state.Handle, error) {
 		}
 	}
 	if o.CIDFile != "" {
-		if err := os.WriteFile(o.CIDFile, []byte(c.ID), 0o644); err != nil {
+		if err := writeCIDFile(o.CIDFile, c.ID); err != nil {
 			r.discard(h)
-			return nil, fmt.Errorf("cidfile: %w", err)
+			return nil, err
 		}
 	}
 	return h, nil
