@@ -187,8 +187,10 @@ func (l *life) admit(fds descriptors, mapped bool, idsWritten, copied plan.Gate)
 	return l.task.Passed(copied)
 }
 
-// rootAttr is what every worker's root is mounted with.
+// rootAttr is what every worker's root is mounted with. Under systemd every
+// mount is shared, and so is a clone of it; pivot_root(2) refuses such a root.
 var rootAttr = unix.MountAttr{
+	Propagation: unix.MS_PRIVATE,
 	Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
 }
 

@@ -13,6 +13,7 @@ import (
 	"skiff/pull/store"
 	"skiff/rootfs"
 	"skiff/run/caps"
+	"skiff/run/cgroup"
 	initprogram "skiff/run/init"
 	"skiff/run/seccomp"
 
@@ -28,7 +29,7 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ids idma
 		ID: id, Hostname: o.Hostname, Domain: o.Domain,
 		Terminal: o.Terminal, Console: o.Console, IDs: ids, Network: o.Network,
 		NoNewPrivileges: o.NoNewPrivileges, Umask: o.Umask, Rlimits: o.Rlimits,
-		Cgroup: cgroupNamespaces(),
+		Cgroup: cgroupNamespaces(), CgroupPath: cgroup.Path(id),
 	}
 	if s.Hostname == "" {
 		s.Hostname = id[:12]

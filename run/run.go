@@ -13,6 +13,7 @@ import (
 	"skiff/internal/plan"
 	"skiff/layers"
 	"skiff/pull/store"
+	"skiff/run/cgroup"
 	"skiff/run/state"
 
 	"golang.org/x/sys/unix"
@@ -149,6 +150,7 @@ func (r *Runner) create(o *Options, img *store.Image) (*state.Handle, error) {
 		ID: newID(), Name: o.Name, Image: o.Image, ImageID: img.ID.String(), Command: o.Command,
 		Labels: o.Labels, Remove: o.Remove, Created: time.Now().UTC(),
 	}
+	c.Cgroup = cgroup.Path(c.ID)
 	for _, d := range img.DiffIDs {
 		c.Layers = append(c.Layers, d.String())
 	}
@@ -191,19 +193,40 @@ func (r *Runner) end(c *state.Handle, status int, err error) error {
 	}
 	c.PID, c.ExitCode, c.Finished = 0, status, time.Now().UTC()
 	defer c.Close()
-	return c.Save()
+	return errors.Join(r.leave(c), c.Save())
 }
 
 // discard removes a container, with what other ids own in it.
 func (r *Runner) discard(c *state.Handle) error {
-	return c.Discard(func(path string) error { return layers.Remove(path, r.IDs) })
+	return errors.Join(r.leave(c), c.Discard(func(path string) error { return layers.Remove(path, r.IDs) }))
+}
+
+// leave removes the container's cgroup, if it has one.
+func (r *Runner) leave(c *state.Handle) error {
+	if c.Cgroup == "" {
+		return nil
+	}
+	err := cgroup.Remove(c.Cgroup)
+	if err == nil {
+		c.Cgroup = ""
+	}
+	return err
 }
 
 // Sweep removes what killed processes left.
 func (r *Runner) Sweep() {
 	dead, _ := state.Open(r.Store.Root()).Dead()
 	for _, c := range dead {
-		r.discard(c)
+		if c.Remove {
+			r.discard(c)
+			continue
+		}
+		if err := r.leave(c); err != nil {
+			r.Say("sweep: %v", err)
+		} else {
+			c.Save()
+		}
+		c.Close()
 	}
 	if err := r.Store.Sweep(context.Background()); err != nil {
 		r.Say("sweep: %v", err)

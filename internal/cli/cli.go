@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"syscall"
 
 	"skiff/run"
 
@@ -32,6 +33,9 @@ func Main(args []string) int {
 	// Containers are tied to the thread that makes them: it must be one that
 	// lives as long as the process. This is the main one.
 	runtime.LockOSThread()
+	// What is made in a container's root has the modes that it has to have; the
+	// store around it is closed to others.
+	syscall.Umask(0o022)
 	if len(args) == 2 && args[1] == helloName {
 		return hello()
 	}

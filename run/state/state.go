@@ -39,7 +39,8 @@ type Container struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Remove   bool              `json:"remove"` // --rm: gone as soon as it ends
 	Created  time.Time         `json:"created"`
-	PID      int               `json:"pid,omitempty"` // of init, on the host
+	PID      int               `json:"pid,omitempty"`    // of init, on the host
+	Cgroup   string            `json:"cgroup,omitempty"` // its own, from before that is made until it is removed
 	Finished time.Time         `json:"finished,omitzero"`
 	ExitCode int               `json:"exitCode"`
 }
@@ -344,8 +345,9 @@ func (d Dir) Take(c Container) (*Handle, error) {
 	return &Handle{Container: c, dir: d, lock: fd}, nil
 }
 
-// Dead are the containers that were to be removed at their end but whose
-// process died before it could, or that were never finished being made.
+// Dead are the containers that were to be removed at their end, or to leave
+// their cgroup, but whose process died before it could, and those that were never finished
+// being made. Their caller closes or discards them.
 func (d Dir) Dead() ([]*Handle, error) {
 	ids, err := d.IDs()
 	if err != nil {
@@ -363,9 +365,12 @@ func (d Dir) Dead() ([]*Handle, error) {
 			continue
 		}
 		c, err := d.read(id)
-		if err == nil && !c.Remove {
+		if err == nil && !c.Remove && c.Cgroup == "" {
 			unix.Close(fd)
 			continue
+		}
+		if err != nil {
+			c.Remove = true
 		}
 		c.ID = id
 		dead = append(dead, &Handle{Container: c, dir: d, lock: fd})
