@@ -191,7 +191,7 @@ func (l *life) admit(fds descriptors, mapped bool, idsWritten, copied plan.Gate)
 // mount is shared, and so is a clone of it; pivot_root(2) refuses such a root.
 var rootAttr = unix.MountAttr{
 	Propagation: unix.MS_PRIVATE,
-	Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
+	Attr_set:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
 }
 
 // confine appends all that a worker's task does before it becomes a worker.
