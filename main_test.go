@@ -16,6 +16,7 @@ import (
 	"skiff/internal/idmap"
 	"skiff/internal/need"
 	"skiff/layers"
+	"skiff/run/cgroup"
 
 	"github.com/creack/pty"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -183,6 +184,10 @@ func scriptNeed(ts *testscript.TestScript, neg bool, args []string) {
 			if master, slave, err = pty.Open(); err == nil {
 				master.Close()
 				slave.Close()
+			}
+		case "cgroup2":
+			if cgroup.Path("test") == "" {
+				err = errors.New("no cgroup of version 2 here that may have others below it")
 			}
 		default:
 			_, err = exec.LookPath(word)

@@ -187,9 +187,11 @@ func (l *life) admit(fds descriptors, mapped bool, idsWritten, copied plan.Gate)
 	return l.task.Passed(copied)
 }
 
-// rootAttr is what every worker's root is mounted with.
+// rootAttr is what every worker's root is mounted with. Under systemd every
+// mount is shared, and so is a clone of it; pivot_root(2) refuses such a root.
 var rootAttr = unix.MountAttr{
-	Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
+	Propagation: unix.MS_PRIVATE,
+	Attr_set:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
 }
 
 // confine appends all that a worker's task does before it becomes a worker.

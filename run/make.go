@@ -13,6 +13,7 @@ import (
 	"skiff/pull/store"
 	"skiff/rootfs"
 	"skiff/run/caps"
+	"skiff/run/cgroup"
 	initprogram "skiff/run/init"
 	"skiff/run/seccomp"
 
@@ -28,7 +29,7 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ids idma
 		ID: id, Hostname: o.Hostname, Domain: o.Domain,
 		Terminal: o.Terminal, Console: o.Console, IDs: ids, Network: o.Network,
 		NoNewPrivileges: o.NoNewPrivileges, Umask: o.Umask, Rlimits: o.Rlimits,
-		Cgroup: cgroupNamespaces(),
+		Cgroup: cgroupNamespaces(), CgroupPath: cgroup.Path(id),
 	}
 	if s.Hostname == "" {
 		s.Hostname = id[:12]
@@ -73,8 +74,12 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ids idma
 		Terminal: o.Terminal, Privileged: o.Privileged, ShmSize: o.ShmSize,
 		Dirs: []string{s.Cwd}, Files: etcFiles(o, s.Hostname, link),
 	}
+	if err := checkMasks(o.Mask); err != nil {
+		return nil, err
+	}
 	if !o.Privileged {
-		s.Root.Masked, s.Root.ReadOnlyPaths = rootfs.DefaultMasked, rootfs.DefaultReadOnly
+		s.Root.Masked, s.Root.ReadOnlyPaths = unmasked(rootfs.DefaultMasked, o.Unmask), unmasked(rootfs.DefaultReadOnly, o.Unmask)
+		s.Root.Masked = append(s.Root.Masked, masked(o.Mask)...)
 	}
 	return s, s.mounts(o)
 }

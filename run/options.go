@@ -41,9 +41,10 @@ type Options struct {
 	CapAdd, CapDrop []string
 	Privileged      bool
 	NoNewPrivileges bool
-	Seccomp         string // a profile's file, "unconfined", or "" for the default
-	HostUsers       bool   // --userns=host
-	NoFakeIDs       bool   // in single-id mode, let chown and setuid fail
+	Seccomp         string   // a profile's file, "unconfined", or "" for the default
+	Mask, Unmask    []string // absolute paths to hide, or not to; Unmask "ALL" and patterns of path.Match
+	HostUsers       bool     // --userns=host
+	NoFakeIDs       bool     // in single-id mode, let chown and setuid fail
 	Rlimits         []Rlimit
 
 	Trace bool

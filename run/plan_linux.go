@@ -50,7 +50,7 @@ func newInitPlan(s *Spec, self int) *initPlan {
 	if s.Network != NetworkHost {
 		late |= unix.CLONE_NEWNET
 	}
-	if s.Cgroup {
+	if s.Cgroup && s.CgroupPath == "" {
 		late |= unix.CLONE_NEWCGROUP
 	}
 	p.flags = unix.CLONE_NEWPID
@@ -64,6 +64,10 @@ func newInitPlan(s *Spec, self int) *initPlan {
 		// makes its other namespaces by itself.
 		p.flags |= unix.CLONE_NEWUSER
 		p.Call("unshare", unix.SYS_UNSHARE, plan.Int(late))
+	}
+	if s.Cgroup && s.CgroupPath != "" {
+		// clone3 would make the group of its caller the namespace's root.
+		p.Call("cgroup namespace", unix.SYS_UNSHARE, plan.Int(unix.CLONE_NEWCGROUP))
 	}
 	if s.Network == NetworkDefault {
 		p.inside = p.Reg()

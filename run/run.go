@@ -14,6 +14,7 @@ import (
 	"skiff/internal/signals"
 	"skiff/layers"
 	"skiff/pull/store"
+	"skiff/run/cgroup"
 	"skiff/run/state"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,9 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 		return 0, err
 	}
 	defer func() {
+		if o.CIDFile != "" && StatusOf(err) == StatusSkiff {
+			os.Remove(o.CIDFile) // of a container that never was
+		}
 		if errEnd := r.end(c, status, err); errEnd != nil {
 			r.Say("container %.12s: %v", c.ID, errEnd)
 		}
@@ -146,18 +150,14 @@ func newID() string {
 // create makes the container's directory and record, and only then looks
 // whether its layers are there: see package store on why in this order.
 func (r *Runner) create(o *Options, img *store.Image) (*state.Handle, error) {
-	if o.CIDFile != "" {
-		if _, err := os.Lstat(o.CIDFile); err == nil {
-			return nil, fmt.Errorf("cidfile %s: file exists", o.CIDFile)
-		}
-	}
-	if err := makeSkeleton(r.Store.Root()); err != nil {
+	if err := makeSkeleton(r.Store); err != nil {
 		return nil, r.Store.Explain("make skeleton", r.Store.Path("skeleton"), err)
 	}
 	c := state.Container{
 		ID: newID(), Name: o.Name, Image: o.Image, ImageID: img.ID.String(), Command: o.Command,
 		Labels: o.Labels, Remove: o.Remove, Created: time.Now().UTC(),
 	}
+	c.Cgroup = cgroup.Path(c.ID)
 	for _, d := range img.DiffIDs {
 		c.Layers = append(c.Layers, d.String())
 	}
@@ -178,9 +178,9 @@ func (r *Runner) create(o *Options, img *store.Image) (*state.Handle, error) {
 		}
 	}
 	if o.CIDFile != "" {
-		if err := os.WriteFile(o.CIDFile, []byte(c.ID), 0o644); err != nil {
+		if err := writeCIDFile(o.CIDFile, c.ID); err != nil {
 			r.discard(h)
-			return nil, fmt.Errorf("cidfile: %w", err)
+			return nil, err
 		}
 	}
 	return h, nil
@@ -200,12 +200,24 @@ func (r *Runner) end(c *state.Handle, status int, err error) error {
 	}
 	c.PID, c.ExitCode, c.Finished = 0, status, time.Now().UTC()
 	defer c.Close()
-	return c.Save()
+	return errors.Join(r.leave(c), c.Save())
 }
 
 // discard removes a container, with what other ids own in it.
 func (r *Runner) discard(c *state.Handle) error {
-	return c.Discard(func(path string) error { return layers.Remove(path, r.IDs) })
+	return errors.Join(r.leave(c), c.Discard(func(path string) error { return layers.Remove(path, r.IDs) }))
+}
+
+// leave removes the container's cgroup, if it has one.
+func (r *Runner) leave(c *state.Handle) error {
+	if c.Cgroup == "" {
+		return nil
+	}
+	err := cgroup.Remove(c.Cgroup)
+	if err == nil {
+		c.Cgroup = ""
+	}
+	return err
 }
 
 // Sweep removes what killed processes left.
@@ -231,7 +243,16 @@ func (r *Runner) sweepBeside() (wait func()) {
 
 func (r *Runner) sweep(dead []*state.Handle) {
 	for _, c := range dead {
-		r.discard(c)
+		if c.Remove {
+			r.discard(c)
+			continue
+		}
+		if err := r.leave(c); err != nil {
+			r.Say("sweep: %v", err)
+		} else {
+			c.Save()
+		}
+		c.Close()
 	}
 	if err := r.Store.Sweep(context.Background()); err != nil {
 		r.Say("sweep: %v", err)

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"skiff/pull/store"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -22,17 +24,19 @@ var skeleton = struct{ dirs, files []string }{
 
 // makeSkeleton makes the layer if it is not there. It appears whole or not at
 // all; to lose the race to make it is to succeed.
-func makeSkeleton(root string) error {
+func makeSkeleton(st *store.Store) error {
+	root := st.Root()
 	if unix.Access(filepath.Join(root, skeletonDir), unix.F_OK) == nil {
 		return nil
 	}
-	temp, err := os.MkdirTemp(filepath.Join(root, "tmp"), "skeleton-")
+	t, err := st.NewTemp("skeleton")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(temp)
+	defer t.Remove()
+	temp := filepath.Join(t.Path(), "new")
 	base := filepath.Join(temp, "fs")
-	if err := os.Mkdir(base, 0o755); err != nil {
+	if err := os.MkdirAll(base, 0o755); err != nil {
 		return err
 	}
 	for _, d := range skeleton.dirs {

@@ -35,7 +35,8 @@ type Spec struct {
 	Seccomp         [][]byte // filters as arrays of struct sock_filter, loaded in order
 	Rlimits         []Rlimit
 	Umask           uint32
-	Cgroup          bool // a cgroup namespace
+	Cgroup          bool   // a cgroup namespace
+	CgroupPath      string // directory of a cgroup of its own to make, or "" for the caller's
 
 	StopSignal int
 }

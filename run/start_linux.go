@@ -10,6 +10,7 @@ import (
 
 	"skiff/internal/idmap"
 	"skiff/internal/plan"
+	"skiff/run/cgroup"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,7 +42,7 @@ func start(s *Spec, net *network, trace bool) (*Process, error) {
 	if trace {
 		list, pr.trace = p.Traced()
 	}
-	task, err := list.Start(plan.Clone{Flags: p.flags})
+	task, err := startIn(s, list, p.flags)
 	if err != nil {
 		unix.Close(self)
 		return nil, err
@@ -56,6 +57,21 @@ func start(s *Spec, net *network, trace bool) (*Process, error) {
 		return nil, err
 	}
 	return pr, nil
+}
+
+// startIn starts the task in a cgroup of its own, or in the caller's where the
+// host does not allow that.
+func startIn(s *Spec, list *plan.Plan, flags uint64) (*plan.Task, error) {
+	if s.CgroupPath != "" {
+		if group, err := cgroup.Make(s.CgroupPath, cgroup.DefaultPids); err == nil {
+			defer unix.Close(group)
+			task, err := list.Start(plan.Clone{Flags: flags, Cgroup: group})
+			if err == nil || !cgroup.Refused(err) {
+				return task, err
+			}
+		}
+	}
+	return list.Start(plan.Clone{Flags: flags})
 }
 
 // bringUp plays the parent's part: ids, id-mapped trees, network.
@@ -104,7 +120,9 @@ func (pr *Process) mapTrees(s *Spec) error {
 		return fmt.Errorf("open user namespace: %w", err)
 	}
 	defer unix.Close(userns)
-	tree, err := idMapped(s.Root.Store, userns, false)
+	// Private: what is mounted in it must not show on the host, where under
+	// systemd every mount is shared.
+	tree, err := idMapped(s.Root.Store, userns, false, unix.MS_PRIVATE)
 	if err != nil {
 		return err
 	}
@@ -113,7 +131,7 @@ func (pr *Process) mapTrees(s *Spec) error {
 		if !m.IDMapped {
 			continue
 		}
-		tree, err := idMapped(m.Source, userns, !m.Flat)
+		tree, err := idMapped(m.Source, userns, !m.Flat, 0)
 		if err != nil {
 			return err
 		}
@@ -122,7 +140,7 @@ func (pr *Process) mapTrees(s *Spec) error {
 	return nil
 }
 
-func idMapped(path string, userns int, recursive bool) (int, error) {
+func idMapped(path string, userns int, recursive bool, propagation uint64) (int, error) {
 	flags := uint(0)
 	if recursive {
 		flags = unix.AT_RECURSIVE
@@ -131,7 +149,7 @@ func idMapped(path string, userns int, recursive bool) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open_tree: %s: %w", path, err)
 	}
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns)}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(userns), Propagation: propagation}
 	empty := [1]byte{}
 	_, _, errno := syscall.RawSyscall6(unix.SYS_MOUNT_SETATTR, uintptr(tree), uintptr(unsafe.Pointer(&empty)),
 		uintptr(unix.AT_EMPTY_PATH|flags), uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)

@@ -63,6 +63,9 @@ func lookUser(who string, added []string, ids idmap.Map, read fileReader) (u Use
 		if err != nil {
 			return u, "", err
 		}
+		if !ids.HasGID(gid) {
+			return u, "", unmapped(a, ids)
+		}
 		u.Groups = append(u.Groups, gid)
 	}
 	// The primary group is in the list too (CVE-2022-36109).
@@ -81,7 +84,7 @@ func lookUser(who string, added []string, ids idmap.Map, read fileReader) (u Use
 
 func unmapped(who string, ids idmap.Map) error {
 	if ids.Kind == idmap.Single {
-		return &UserError{who, "this container has user 0 alone, since you have no subordinate ids"}
+		return &UserError{who, "this container has user and group 0 alone, since you have no subordinate ids"}
 	}
 	return &UserError{who, "id is not mapped in this container (" + ids.String() + ")"}
 }

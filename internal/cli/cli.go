@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"syscall"
 
 	"skiff/run"
 
@@ -29,6 +30,9 @@ func verbs() []*cli.Command {
 
 // Main runs one command and returns its exit status.
 func Main(args []string) int {
+	// What is made in a container's root has the modes that it has to have; the
+	// store around it is closed to others.
+	syscall.Umask(0o022)
 	if len(args) == 2 && args[1] == helloName {
 		return hello()
 	}

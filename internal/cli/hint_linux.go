@@ -21,11 +21,14 @@ func hintFor(err error) string {
 	var unsafe *store.UnsafeError
 	var readOnly *store.ReadOnlyError
 	var network *run.NetworkError
+	var inUse *run.InUseError
 	switch {
 	case errors.As(err, &ids) && ids.Helper != "":
 		return "check your lines in /etc/subuid and /etc/subgid, and that " + ids.Helper + " is setuid root"
 	case errors.As(err, &ids), errors.As(err, &step) && step.Step == "clone3":
 		return userNamespaces(err)
+	case errors.As(err, &step) && strings.HasPrefix(step.Step, "set limit ") && permission(step.Err):
+		return "a container's hard limit can be no higher than yours, which `ulimit -H -a` shows; the system's is in /etc/security/limits.conf"
 	case errors.As(err, &step) && strings.Contains(step.Step, "overlay"):
 		return overlay(step)
 	case errors.As(err, &step) && permission(step.Err) && setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
@@ -38,6 +41,10 @@ func hintFor(err error) string {
 		return "put the store where you may write, with --root or SKIFF_ROOT"
 	case errors.As(err, &network):
 		return "containers that need no network run with `--network none`, those that may share the host's with `--network host`"
+	case errors.As(err, &inUse):
+		return "remove that container with `skiff rm`, or untag the image all the same with `skiff rmi -f`"
+	case errors.Is(err, state.ErrRunning):
+		return "`skiff rm -f` kills it first"
 	case errors.Is(err, state.ErrNameTaken):
 		return "remove that container with `skiff rm`, or choose another --name"
 	}

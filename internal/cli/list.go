@@ -105,6 +105,9 @@ func splitReference(ref string) (name, tag string) {
 func rmiCommand() *cli.Command {
 	return &cli.Command{
 		Name: "rmi", Usage: "remove images", ArgsUsage: "IMAGE...",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "also those that containers use, whose layers stay as long as they do"},
+		},
 		Action: func(c *cli.Context) error {
 			r, err := openRunner(c)
 			if err != nil {
@@ -116,13 +119,24 @@ func rmiCommand() *cli.Command {
 			status := 0
 			for _, name := range c.Args().Slice() {
 				img, err := lookImage(r, name)
+				if err == nil && !c.Bool("force") {
+					err = r.Unused(img)
+				}
 				if err == nil {
 					_, err = r.Store.RemoveImage(context.Background(), img.Reference, r.InUse)
 				}
 				if err != nil {
 					complain(os.Stderr, &verbError{verb: "rmi", object: name, err: err})
-					if status = max(status, 125); errors.Is(err, fs.ErrNotExist) {
-						status = 1
+					var inUse *run.InUseError
+					switch {
+					case errors.Is(err, fs.ErrNotExist):
+						if !c.Bool("force") {
+							status = max(status, 1)
+						}
+					case errors.As(err, &inUse):
+						status = max(status, 2)
+					default:
+						status = 125
 					}
 					continue
 				}
@@ -201,7 +215,10 @@ func statusText(l state.Listed) string {
 
 func rmCommand() *cli.Command {
 	return &cli.Command{
-		Name: "rm", Usage: "remove stopped containers", ArgsUsage: "CONTAINER...",
+		Name: "rm", Usage: "remove containers", ArgsUsage: "CONTAINER...",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "kill those that run; be content if there is none"},
+		},
 		Action: func(c *cli.Context) error {
 			r, err := openRunner(c)
 			if err != nil {
@@ -212,7 +229,14 @@ func rmCommand() *cli.Command {
 			}
 			status := 0
 			for _, name := range c.Args().Slice() {
-				err := r.Remove(name)
+				remove := r.Remove
+				if c.Bool("force") {
+					remove = r.Kill
+				}
+				err := remove(name)
+				if c.Bool("force") && errors.Is(err, state.ErrAbsent) {
+					continue
+				}
 				if err != nil {
 					complain(os.Stderr, &verbError{verb: "rm", object: name, err: err})
 					switch {

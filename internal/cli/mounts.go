@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"encoding/csv"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -123,9 +125,28 @@ func parseMount(v string) (rootfs.Mount, error) {
 	var source, destination string
 	var create bool
 	data := []string{}
-	for field := range strings.SplitSeq(v, ",") {
+	// A field that holds a comma is in quotes, as docker has it.
+	fields, err := csv.NewReader(strings.NewReader(v)).Read()
+	if err != nil {
+		return m, errors.New("no comma-separated KEY=VALUE")
+	}
+	var bindOnly, tmpfsOnly string
+	for _, field := range fields {
 		key, value, hasValue := strings.Cut(field, "=")
-		on := !hasValue || value == "true" || value == "1"
+		on := true
+		switch key {
+		case "readonly", "ro", "bind-nonrecursive", "bind-create-src":
+			if hasValue {
+				if on, err = strconv.ParseBool(value); err != nil {
+					return m, fmt.Errorf("%s: %s is neither true nor false", key, strconv.Quote(value))
+				}
+			}
+		}
+		if strings.HasPrefix(key, "bind-") {
+			bindOnly = key
+		} else if strings.HasPrefix(key, "tmpfs-") {
+			tmpfsOnly = key
+		}
 		switch key {
 		case "type":
 			m.Type = value
@@ -136,9 +157,13 @@ func parseMount(v string) (rootfs.Mount, error) {
 		case "readonly", "ro":
 			m.ReadOnly = on
 		case "bind-propagation":
-			if err := bindOption(&m, value); err != nil {
-				return m, err
+			if bindOption(&m, value); m.Propagation == 0 {
+				return m, fmt.Errorf("bind-propagation: %s is none of private, slave, shared, rprivate, rslave, rshared", strconv.Quote(value))
 			}
+		case "consistency", "relabel":
+			// Docker's for other systems, podman's for SELinux: nothing to do.
+		case "notmpcopyup":
+			// What a tmpfs here does anyway.
 		case "bind-nonrecursive":
 			m.Flat = on
 		case "bind-recursive":
@@ -159,6 +184,12 @@ func parseMount(v string) (rootfs.Mount, error) {
 		default:
 			return m, fmt.Errorf("unknown key %s", strconv.Quote(key))
 		}
+	}
+	switch {
+	case m.Type != "bind" && bindOnly != "":
+		return m, fmt.Errorf("%s is for type=bind", bindOnly)
+	case m.Type != "tmpfs" && tmpfsOnly != "":
+		return m, fmt.Errorf("%s is for type=tmpfs", tmpfsOnly)
 	}
 	switch m.Type {
 	case "bind":
@@ -182,6 +213,26 @@ func parseMount(v string) (rootfs.Mount, error) {
 	return m, fmt.Errorf("type %s: bind or tmpfs", strconv.Quote(m.Type))
 }
 
+// tmpfsValue reports whether the kernel takes a value of tmpfs(5). Where it does
+// not, it says EINVAL and no more.
+func tmpfsValue(key, value string) bool {
+	base, bits := 10, 32
+	switch key {
+	case "huge":
+		return true
+	case "mode":
+		base, bits = 8, 12
+	case "size", "nr_blocks", "nr_inodes":
+		// A number with K, M or G, of bytes, blocks or files, or a part of the memory.
+		if n := len(value) - 1; strings.ContainsRune("kKmMgG", rune(value[n])) || key == "size" && value[n] == '%' {
+			value = value[:n]
+		}
+		bits = 63
+	}
+	_, err := strconv.ParseUint(value, base, bits)
+	return err == nil
+}
+
 // parseTmpfs reads DIR[:OPTIONS]; the options are mount(8)'s and tmpfs(5)'s.
 func parseTmpfs(v string) (rootfs.Mount, error) {
 	dir, options, _ := strings.Cut(v, ":")
@@ -199,10 +250,23 @@ func parseTmpfs(v string) (rootfs.Mount, error) {
 			m.Flags &^= unix.MS_NOSUID
 		case "dev":
 			m.Flags &^= unix.MS_NODEV
-		case "noexec", "nosuid", "nodev":
+		case "noexec", "nosuid", "nodev", "notmpcopyup", "defaults", "async", "relatime":
+		case "noatime":
+			m.Flags |= unix.MS_NOATIME
+		case "nodiratime":
+			m.Flags |= unix.MS_NODIRATIME
+		case "strictatime":
+			m.Flags |= unix.MS_STRICTATIME
+		case "sync":
+			m.Flags |= unix.MS_SYNCHRONOUS
+		case "dirsync":
+			m.Flags |= unix.MS_DIRSYNC
 		case "size", "nr_inodes", "mode", "uid", "gid", "nr_blocks", "huge":
 			if value == "" {
 				return m, fmt.Errorf("%s needs a value", key)
+			}
+			if !tmpfsValue(key, value) {
+				return m, fmt.Errorf("%s: %s is none", key, strconv.Quote(value))
 			}
 			mode = mode || key == "mode"
 			data = append(data, option)

@@ -1,11 +1,14 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -69,10 +72,14 @@ func parseEnv(c *cli.Context, o *run.Options) error {
 		if err != nil {
 			return fmt.Errorf("--env-file: %w", err)
 		}
+		text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // a byte order mark
 		for line := range strings.Lines(string(text)) {
 			line = strings.TrimLeft(strings.TrimRight(line, "\r\n"), " \t")
 			if line == "" || line[0] == '#' {
 				continue
+			}
+			if key, _, _ := strings.Cut(line, "="); strings.ContainsAny(key, " \t") {
+				return flagError("env-file", file, "%q: a name has no spaces", key)
 			}
 			if err := addEnv(o, "env-file", line); err != nil {
 				return err
@@ -91,7 +98,7 @@ func parseEnv(c *cli.Context, o *run.Options) error {
 // and K* as every variable whose name begins so.
 func addEnv(o *run.Options, flag, e string) error {
 	key, _, hasValue := strings.Cut(e, "=")
-	if key == "" || strings.ContainsAny(key, " \t\x00") || strings.Contains(e, "\x00") {
+	if key == "" || strings.Contains(e, "\x00") {
 		return flagError(flag, e, "no name of a variable")
 	}
 	if hasValue {
@@ -152,9 +159,9 @@ func parseNetwork(c *cli.Context, o *run.Options) error {
 
 func parseHosts(c *cli.Context, o *run.Options) error {
 	for _, h := range c.StringSlice("add-host") {
-		name, address, ok := strings.Cut(h, ":")
+		name, address, ok := strings.Cut(h, "=")
 		if !ok {
-			name, address, ok = strings.Cut(h, "=")
+			name, address, ok = strings.Cut(h, ":")
 		}
 		address = strings.Trim(address, "[]")
 		if address == "host-gateway" && o.Network == run.NetworkNone {
@@ -195,8 +202,16 @@ func parseSecurity(c *cli.Context, o *run.Options) error {
 			o.NoNewPrivileges = false
 		case key == "label" && (value == "disable" || strings.HasPrefix(value, "type:")):
 			// There is no SELinux label to leave out.
+		case key == "apparmor" && value == "unconfined":
+			// Nor a profile.
+		case key == "systempaths" && value == "unconfined":
+			o.Unmask = append(o.Unmask, "ALL")
+		case key == "mask" && absolutes(value):
+			o.Mask = append(o.Mask, strings.Split(value, ":")...)
+		case key == "unmask" && (strings.EqualFold(value, "ALL") || absolutes(value)):
+			o.Unmask = append(o.Unmask, strings.Split(value, ":")...)
 		default:
-			return flagError("security-opt", s, "seccomp=FILE, seccomp=unconfined, no-new-privileges or label=disable")
+			return flagError("security-opt", s, "seccomp=FILE, seccomp=unconfined, no-new-privileges, mask=PATH, unmask=PATH, systempaths=unconfined, apparmor=unconfined or label=disable")
 		}
 	}
 	switch mode := c.String("userns"); mode {
@@ -212,11 +227,22 @@ func parseSecurity(c *cli.Context, o *run.Options) error {
 	return nil
 }
 
+// absolutes reports whether a list of paths, separated by colons, holds
+// absolute ones alone.
+func absolutes(list string) bool {
+	for p := range strings.SplitSeq(list, ":") {
+		if !path.IsAbs(p) {
+			return false
+		}
+	}
+	return true
+}
+
 func parseSizes(c *cli.Context, o *run.Options) error {
 	text := c.String("shm-size")
 	n, err := units.RAMInBytes(text)
-	if err != nil || n <= 0 {
-		return flagError("shm-size", text, "a size is a number with b, k, m or g")
+	if err != nil || n < 0 {
+		return flagError("shm-size", text, "a size is a number with b, k, m or g; 0 is no limit")
 	}
 	o.ShmSize = n
 	return nil
@@ -236,10 +262,15 @@ var limits = [...]struct {
 
 func parseUlimits(c *cli.Context, o *run.Options) error {
 	for _, u := range c.StringSlice("ulimit") {
+		if u == "host" {
+			continue // podman's word for the caller's own, which they are
+		}
 		l, err := parseUlimit(u)
 		if err != nil {
 			return flagError("ulimit", u, "%v", err)
 		}
+		// The last of a kind counts: in turn, a lower one would forbid a higher.
+		o.Rlimits = slices.DeleteFunc(o.Rlimits, func(old run.Rlimit) bool { return old.Resource == l.Resource })
 		o.Rlimits = append(o.Rlimits, l)
 	}
 	return nil

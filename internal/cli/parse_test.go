@@ -103,7 +103,7 @@ func TestAddEnv(t *testing.T) {
 	}{
 		{"A=b=c", []string{"A=b=c"}, false}, {"A=", []string{"A="}, false},
 		{"SKIFFTEST_A", []string{"SKIFFTEST_A=1"}, false}, {"SKIFFTEST_NONE", nil, false},
-		{"=x", nil, true}, {"", nil, true}, {"A B=c", nil, true}, {"A=\x00", nil, true},
+		{"=x", nil, true}, {"", nil, true}, {"A B=c", []string{"A B=c"}, false}, {"A=\x00", nil, true},
 	} {
 		var o run.Options
 		err := addEnv(&o, "env", c.text)

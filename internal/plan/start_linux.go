@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -161,12 +162,13 @@ func (t *Task) Open(g Gate) {
 // failure if it ends before.
 func (t *Task) Passed(g Gate) error {
 	word := t.word(g)
-	for atomic.LoadUint32(word) == 0 {
+	for wait := 20 * time.Millisecond; atomic.LoadUint32(word) == 0; wait = min(2*wait, time.Second) {
 		if err := t.Failure(); err != nil {
 			return err
 		}
-		// A task that dies wakes nobody: look at its pidfd between short waits.
-		timeout := unix.Timespec{Nsec: 20e6}
+		// A task that dies wakes nobody: look at its pidfd between waits. They grow,
+		// so that a thousand starts at once do not spend their time in looking.
+		timeout := unix.NsecToTimespec(int64(wait))
 		_, _, errno := syscall.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWait, 0, uintptr(unsafe.Pointer(&timeout)), 0, 0)
 		if errno == syscall.ETIMEDOUT && t.ended() && atomic.LoadUint32(word) == 0 {
 			if err := t.Failure(); err != nil {

@@ -39,7 +39,8 @@ type Container struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Remove   bool              `json:"remove"` // --rm: gone as soon as it ends
 	Created  time.Time         `json:"created"`
-	PID      int               `json:"pid,omitempty"` // of init, on the host
+	PID      int               `json:"pid,omitempty"`    // of init, on the host
+	Cgroup   string            `json:"cgroup,omitempty"` // its own, from before that is made until it is removed
 	Finished time.Time         `json:"finished,omitzero"`
 	ExitCode int               `json:"exitCode"`
 }
@@ -204,9 +205,17 @@ func (h *Handle) removeEmpty() bool {
 	if unix.Unlinkat(h.lock, "upper", unix.AT_REMOVEDIR) != nil {
 		return false
 	}
-	unix.Unlinkat(h.lock, "work/work/incompat/volatile", unix.AT_REMOVEDIR)
-	unix.Unlinkat(h.lock, "work/work/incompat", unix.AT_REMOVEDIR)
-	unix.Unlinkat(h.lock, "work/work", unix.AT_REMOVEDIR)
+	// What overlay leaves of a volatile mount, in directories of mode 0.
+	left := [...]string{"work/work", "work/work/incompat", "work/work/incompat/volatile"}
+	if os.Geteuid() != 0 {
+		for _, dir := range left {
+			unix.Fchmodat(h.lock, dir, 0o700, 0)
+		}
+	}
+	unix.Unlinkat(h.lock, "work/work/incompat/volatile/dirty", 0)
+	for _, dir := range slices.Backward(left[:]) {
+		unix.Unlinkat(h.lock, dir, unix.AT_REMOVEDIR)
+	}
 	unix.Unlinkat(h.lock, "work", unix.AT_REMOVEDIR)
 	unix.Unlinkat(h.lock, "container.json", 0)
 	return unix.Rmdir(h.Path()) == nil
@@ -344,8 +353,9 @@ func (d Dir) Take(c Container) (*Handle, error) {
 	return &Handle{Container: c, dir: d, lock: fd}, nil
 }
 
-// Dead are the containers that were to be removed at their end but whose
-// process died before it could, or that were never finished being made.
+// Dead are the containers that were to be removed at their end, or to leave
+// their cgroup, but whose process died before it could, and those that were never finished
+// being made. Their caller closes or discards them.
 func (d Dir) Dead() ([]*Handle, error) {
 	ids, err := d.IDs()
 	if err != nil {
@@ -363,9 +373,12 @@ func (d Dir) Dead() ([]*Handle, error) {
 			continue
 		}
 		c, err := d.read(id)
-		if err == nil && !c.Remove {
+		if err == nil && !c.Remove && c.Cgroup == "" {
 			unix.Close(fd)
 			continue
+		}
+		if err != nil {
+			c.Remove = true
 		}
 		c.ID = id
 		dead = append(dead, &Handle{Container: c, dir: d, lock: fd})
