@@ -3,6 +3,7 @@
 package signals
 
 import (
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -29,7 +30,7 @@ const (
 func code() (handler, back uintptr)
 
 func catch(fd int, signals []syscall.Signal) error {
-	writeEnd = int32(fd)
+	atomic.StoreInt32(&writeEnd, int32(fd))
 	handler, back := code()
 	// On the alternate stack that Go gives each thread: a goroutine's is too small.
 	a := sigaction{
