@@ -98,6 +98,12 @@ a6:
 failed:
 	MOVQ AX, CX
 	NEGQ CX                   // errno
+	CMPQ CX, $11              // EAGAIN of openat2: once more, see Plan.Call
+	JNE  settled
+	CMPQ 0(BX), $437
+	JEQ  run
+
+settled:
 	MOVQ CX, SI
 	SHRQ $6, SI
 	CMPQ SI, $3

@@ -74,6 +74,13 @@ a6:
 
 failed:
 	NEG  R0, R9               // errno
+	CMP  $11, R9              // EAGAIN of openat2: once more, see Plan.Call
+	BNE  settled
+	MOVD 0(R20), R10
+	CMP  $437, R10
+	BEQ  run
+
+settled:
 	LSR  $6, R9, R10
 	CMP  $3, R10
 	BHS  fatal

@@ -196,6 +196,10 @@ type Op struct {
 
 // Call appends a system call. step names it for people; an argument is an Arg
 // or a Reg's Arg().
+//
+// openat2 is tried again when it says EAGAIN: somebody on this machine renamed
+// or mounted something while it followed a "..", which says nothing about the
+// path. Source: openat2(2), RESOLVE_IN_ROOT.
 func (p *Plan) Call(step string, nr uintptr, args ...Arg) Op {
 	return p.add(step, uint64(nr), args)
 }

@@ -280,6 +280,9 @@ func (s *Store) names(dir string) ([]string, error) {
 	f := os.NewFile(uintptr(fd), dir)
 	defer f.Close()
 	names, err := f.Readdirnames(-1)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil // it was removed after it was opened, as unsynced is
+	}
 	if err != nil {
 		return nil, explain("list", s.Path(dir), err)
 	}
