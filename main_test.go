@@ -100,13 +100,13 @@ func scriptsAs(t *testing.T, name string) {
 			t.Fatal(step)
 		}
 	}
-	args := []string{"-test.run=^TestScripts$", "-test.v"}
+	args := []string{"-test.run=^(TestScripts|TestKills|TestColdRunsShareDownloads)$", "-test.v"}
 	if deadline, ok := t.Deadline(); ok {
 		args = append(args, "-test.timeout="+time.Until(deadline).Truncate(time.Second).String())
 	}
 	cmd := exec.Command(dir+"/skiff.test", args...)
 	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.HomeDir, "USER=" + name, "TMPDIR=" + dir + "/tmp", "SKIFF_NEED=" + os.Getenv("SKIFF_NEED")}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.HomeDir, "USER=" + name, "TMPDIR=" + dir + "/tmp", "SKIFF_NEED=" + os.Getenv("SKIFF_NEED"), "SKIFF_KILLS=" + os.Getenv("SKIFF_KILLS")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	out, err := cmd.CombinedOutput()
 	if err != nil || testing.Verbose() {

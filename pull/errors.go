@@ -24,7 +24,7 @@ type UnknownImageError struct {
 }
 
 func (e *UnknownImageError) Error() string {
-	return fmt.Sprintf("image %s is not known there", e.Reference)
+	return fmt.Sprintf("image %s: no such repository or tag, or it needs a login", e.Reference)
 }
 func (e *UnknownImageError) Unwrap() error { return e.Err }
 
@@ -38,7 +38,7 @@ type UnauthorizedError struct {
 
 func (e *UnauthorizedError) Error() string {
 	if e.Anonymous {
-		return fmt.Sprintf("registry %s does not give %s without a login, or does not have it", e.Registry, e.Reference)
+		return fmt.Sprintf("registry %s: repository of %s does not exist or may require a login", e.Registry, e.Reference)
 	}
 	return fmt.Sprintf("registry %s does not give %s for the stored login", e.Registry, e.Reference)
 }

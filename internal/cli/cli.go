@@ -52,7 +52,7 @@ func Main(args []string) int {
 		CommandNotFound:           nil,
 		Action: func(c *cli.Context) error {
 			if c.Bool("version") {
-				fmt.Println("skiff version " + version())
+				fmt.Fprintln(stdout, "skiff version "+version())
 				return nil
 			}
 			if c.NArg() > 0 {
@@ -65,7 +65,11 @@ func Main(args []string) int {
 		c.OnUsageError = usageError
 		c.UseShortOptionHandling = true
 	}
+	app.Writer = stdout
 	err := app.Run(args)
+	if err == nil {
+		err = stdout.err
+	}
 	var status exitStatus
 	if errors.As(err, &status) {
 		return int(status)
@@ -96,7 +100,7 @@ func versionCommand() *cli.Command {
 	return &cli.Command{
 		Name: "version", Usage: "print the version",
 		Action: func(*cli.Context) error {
-			fmt.Printf("skiff version %s, %s, %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			fmt.Fprintf(stdout, "skiff version %s, %s, %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return nil
 		},
 	}

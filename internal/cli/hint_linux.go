@@ -8,6 +8,7 @@ import (
 
 	"skiff/internal/idmap"
 	"skiff/internal/plan"
+	"skiff/pull"
 	"skiff/pull/store"
 	"skiff/run"
 	"skiff/run/state"
@@ -22,13 +23,23 @@ func hintFor(err error) string {
 	var readOnly *store.ReadOnlyError
 	var network *run.NetworkError
 	var inUse *run.InUseError
+	var usage *verbError
+	var program *run.ExecError
+	var unreachable *pull.UnreachableError
+	var unknown *pull.UnknownImageError
+	var unauthorized *pull.UnauthorizedError
+	var absent *store.AbsentError
 	switch {
+	case errors.As(err, &usage) && usage.usage:
+		return "see `skiff " + usage.verb + " --help`"
+	case errors.As(err, &program):
+		return executing(program)
 	case errors.As(err, &ids) && ids.Helper != "":
 		return "check your lines in /etc/subuid and /etc/subgid, and that " + ids.Helper + " is setuid root"
-	case errors.As(err, &ids), errors.As(err, &step) && step.Step == "clone3":
-		return userNamespaces(err)
 	case errors.As(err, &step) && strings.HasPrefix(step.Step, "set limit ") && permission(step.Err):
 		return "a container's hard limit can be no higher than yours, which `ulimit -H -a` shows; the system's is in /etc/security/limits.conf"
+	case errors.As(err, &ids), errors.As(err, &step) && (step.Step == "clone3" || step.Step == "unshare"):
+		return userNamespaces(err, setting)
 	case errors.As(err, &step) && strings.Contains(step.Step, "overlay"):
 		return overlay(step)
 	case errors.As(err, &step) && permission(step.Err) && setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
@@ -45,6 +56,14 @@ func hintFor(err error) string {
 		return "remove that container with `skiff rm`, or untag the image all the same with `skiff rmi -f`"
 	case errors.Is(err, state.ErrRunning):
 		return "`skiff rm -f` kills it first"
+	case errors.As(err, &unreachable):
+		return registry(unreachable)
+	case errors.As(err, &unknown):
+		return "check the name; if the repository is private, log in: skiff uses the logins of docker and podman"
+	case errors.As(err, &unauthorized):
+		return "check the name, then the login: skiff uses those in ~/.docker/config.json and podman's auth.json"
+	case errors.As(err, &absent) && errors.As(err, &usage) && usage.verb == "run":
+		return "bring it here with `skiff pull`, or leave --pull out"
 	case errors.Is(err, state.ErrNameTaken):
 		return "remove that container with `skiff rm`, or choose another --name"
 	}
@@ -58,11 +77,16 @@ func permission(err error) bool {
 const apparmor = "AppArmor keeps this program from using its user namespace: `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or give skiff a profile with the rule \"userns,\""
 
 // userNamespaces tells the reasons for which a user may have no user
-// namespaces apart.
-func userNamespaces(err error) string {
+// namespaces apart. setting reads a file of /proc.
+func userNamespaces(err error, setting func(path string) string) string {
+	for _, kind := range []string{"user", "mnt", "net", "pid", "ipc", "uts", "cgroup"} {
+		if name := "max_" + kind + "_namespaces"; setting("/proc/sys/user/"+name) == "0" {
+			return "this host allows no " + kind + " namespaces: `sudo sysctl user." + name + "=15000`"
+		}
+	}
 	switch {
-	case errors.Is(err, syscall.ENOSPC) || setting("/proc/sys/user/max_user_namespaces") == "0":
-		return "this host allows no user namespaces: `sudo sysctl user.max_user_namespaces=15000`"
+	case errors.Is(err, syscall.ENOSPC):
+		return "too many namespaces, or too deeply nested ones: `sudo sysctl user.max_user_namespaces=15000` allows more"
 	case setting("/proc/sys/kernel/unprivileged_userns_clone") == "0":
 		return "this kernel keeps user namespaces for root: `sudo sysctl kernel.unprivileged_userns_clone=1`"
 	case setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
@@ -71,10 +95,36 @@ func userNamespaces(err error) string {
 		return "this kernel or the sandbox around it lacks clone3; skiff needs Linux 5.12 and, inside a container, a seccomp profile that allows it"
 	case errors.Is(err, syscall.EINVAL):
 		return "this kernel is built without user namespaces (CONFIG_USER_NS)"
+	case permission(err) && strings.Contains(setting("/proc/self/status"), "\nSeccomp:\t2"):
+		return "a seccomp filter around skiff forbids namespaces: run the outer container with `--security-opt seccomp=unconfined`, the service without RestrictNamespaces="
 	case permission(err):
-		return "something around skiff (a seccomp profile, a security module) forbids user namespaces; in a pod, allow unshare and clone"
+		return "a security module (SELinux, …) or a chroot around skiff forbids user namespaces"
 	case errors.Is(err, syscall.EAGAIN):
 		return "too many processes: see `ulimit -u`"
+	}
+	return ""
+}
+
+// executing is about a program that did not start.
+func executing(e *run.ExecError) string {
+	switch {
+	case strings.HasPrefix(e.Name, "-"):
+		return "skiff's own options go before the image"
+	case errors.Is(e.Err, syscall.ENOEXEC):
+		return "it may be a program for another platform, or a script without a #! line"
+	case errors.Is(e.Err, syscall.ENOENT) && !e.Path:
+		return "if it is there, its interpreter is not: the #! line's, or the dynamic loader"
+	}
+	return ""
+}
+
+// registry is about a registry that did not answer.
+func registry(e *pull.UnreachableError) string {
+	switch e.Reason {
+	case pull.DNS:
+		return "check the registry's name and that this machine is online; a proxy is named by HTTPS_PROXY"
+	case pull.Refused, pull.Timeout:
+		return "check that the registry runs, its port, and that this machine reaches it; a proxy is named by HTTPS_PROXY"
 	}
 	return ""
 }

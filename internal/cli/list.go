@@ -21,7 +21,7 @@ import (
 )
 
 func printJSON(v any) error {
-	e := json.NewEncoder(os.Stdout)
+	e := json.NewEncoder(stdout)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
@@ -29,7 +29,7 @@ func printJSON(v any) error {
 
 // table prints rows in columns three spaces apart, as docker does.
 func table(rows [][]string) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 4, 3, ' ', 0)
+	w := tabwriter.NewWriter(stdout, 0, 4, 3, ' ', 0)
 	for _, r := range rows {
 		fmt.Fprintln(w, strings.Join(r, "\t"))
 	}
@@ -65,7 +65,7 @@ func imagesCommand() *cli.Command {
 			rows := [][]string{{"REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"}}
 			for _, i := range images {
 				if c.Bool("quiet") {
-					fmt.Println(i.ID.Hex[:12])
+					fmt.Fprintln(stdout, i.ID.Hex[:12])
 					continue
 				}
 				name, tag := splitReference(i.Reference)
@@ -140,7 +140,7 @@ func rmiCommand() *cli.Command {
 					}
 					continue
 				}
-				fmt.Println("Untagged: " + img.Reference)
+				fmt.Fprintln(stdout, "Untagged: "+img.Reference)
 			}
 			if status != 0 {
 				return exitStatus(status)
@@ -192,7 +192,7 @@ func psAction(c *cli.Context) error {
 			}
 		}
 		if c.Bool("quiet") {
-			fmt.Println(id)
+			fmt.Fprintln(stdout, id)
 			continue
 		}
 		rows = append(rows, []string{id, l.Image, printable(fmt.Sprintf("%q", command)), ago(l.Created), statusText(l), l.Name})
@@ -249,7 +249,7 @@ func rmCommand() *cli.Command {
 					}
 					continue
 				}
-				fmt.Println(name)
+				fmt.Fprintln(stdout, name)
 			}
 			if status != 0 {
 				return exitStatus(status)

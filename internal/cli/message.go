@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"unicode"
 )
@@ -22,6 +23,23 @@ func (e *verbError) Error() string {
 }
 
 func (e *verbError) Unwrap() error { return e.err }
+
+// stdout is where data goes. It remembers that a write failed: a disk that is
+// full must not look like an empty list.
+var stdout = &output{file: os.Stdout}
+
+type output struct {
+	file *os.File
+	err  error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.file.Write(b)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
 
 // complain prints an error, and what to do about it if that is known.
 func complain(w io.Writer, err error) {

@@ -35,6 +35,9 @@ func pullCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			name := c.Args().First()
 			err := func() error {
+				if name == "" {
+					return errors.New("which image?")
+				}
 				r, err := openRunner(c)
 				if err != nil {
 					return err
@@ -46,7 +49,7 @@ func pullCommand() *cli.Command {
 				if err := img.Settle(context.Background()); err != nil {
 					return err
 				}
-				fmt.Println(img.ID)
+				fmt.Fprintln(stdout, img.ID)
 				return nil
 			}()
 			if err != nil {

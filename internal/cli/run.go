@@ -176,6 +176,6 @@ func explainAction(c *cli.Context) error {
 			Plan []string
 		}{spec, plan.Lines()})
 	}
-	fmt.Print(plan)
+	fmt.Fprint(stdout, plan)
 	return nil
 }

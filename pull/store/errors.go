@@ -48,8 +48,8 @@ func (e *SpaceError) Error() string {
 
 func (e *SpaceError) Unwrap() error { return e.Err }
 
-// A ReadOnlyError is a write to a store on a read-only file system. It
-// unwraps to EROFS.
+// A ReadOnlyError is a write to a store on a read-only file system, or a store
+// in a directory that this user may not write to. It unwraps to EROFS or EACCES.
 type ReadOnlyError struct {
 	Op, Path string
 	Err      error

@@ -112,6 +112,9 @@ func Open(root string) (*Store, error) {
 				err = nil
 			}
 		}
+		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+			return nil, &ReadOnlyError{Op: "make store", Path: root, Err: unix.EACCES}
+		}
 		if err != nil {
 			return nil, explain("make store", root, err)
 		}
@@ -263,6 +266,10 @@ func (s *Store) create(name string, content []byte) error {
 	}
 	if err != nil {
 		unix.Unlinkat(s.fd, name, 0)
+		var has *fs.PathError
+		if errors.As(err, &has) {
+			err = has.Err // the path in it begins at the store
+		}
 		return explain("write", s.Path(name), err)
 	}
 	return nil
