@@ -70,8 +70,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 		}
 		defer finish()
 	}
-	c.PID = process.PID
-	if err := c.Save(); err != nil {
+	if err := c.Started(process.PID); err != nil {
 		r.Say("container %.12s: %v", c.ID, err)
 	}
 	if beside != nil {
@@ -198,7 +197,8 @@ func (r *Runner) end(c *state.Handle, status int, err error) error {
 	if err != nil {
 		status = StatusOf(err)
 	}
-	c.PID, c.ExitCode, c.Finished = 0, status, time.Now().UTC()
+	c.Ended()
+	c.ExitCode, c.Finished = status, time.Now().UTC()
 	defer c.Close()
 	return errors.Join(r.leave(c), c.Save())
 }

@@ -61,7 +61,9 @@ func Main(args []string) int {
 			return cli.ShowAppHelp(c)
 		},
 	}
+	app.Flags = ready(app.Flags)
 	for _, c := range app.Commands {
+		c.Flags = ready(c.Flags)
 		c.OnUsageError = usageError
 		c.UseShortOptionHandling = true
 	}

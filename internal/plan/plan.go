@@ -103,7 +103,7 @@ func (r Reg) Arg() Arg { return Arg{kind: argReg, value: uint64(r)} }
 // New returns an empty plan.
 func New() *Plan {
 	return &Plan{
-		ops:   make([]op, 0, 160),
+		ops:   make([]op, 0, 256),
 		steps: make([]Step, 0, 160),
 		data:  make([]byte, 0, 8<<10),
 		regs:  1,

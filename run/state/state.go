@@ -2,12 +2,15 @@
 // directory with one small JSON file, and no daemon or database.
 //
 //	containers/<id>/container.json  a Container; replaced by rename
+//	containers/<id>/pid             link to the host's number of its init, while it has one
 //	containers/<id>/upper, work     the writable layer
 //	containers/.names/<name>        link to the id that has the name
 //
 // The process that runs a container holds flock(2) on its directory for life.
 // A container whose lock can be taken runs no more, whatever its file says, so
-// that a killed process leaves nothing that must be believed.
+// that a killed process leaves nothing that must be believed. Who makes a
+// container holds a shared lock on containers/ until its record is there: what
+// has no record when nobody makes one is garbage.
 //
 // Limits: it does not know what processes a container has, and removes no
 // files that other ids own: Remove hands those to its caller.
@@ -21,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -39,7 +43,7 @@ type Container struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Remove   bool              `json:"remove"` // --rm: gone as soon as it ends
 	Created  time.Time         `json:"created"`
-	PID      int               `json:"pid,omitempty"`    // of init, on the host
+	PID      int               `json:"-"`                // of init, on the host; 0 if it has none
 	Cgroup   string            `json:"cgroup,omitempty"` // its own, from before that is made until it is removed
 	Finished time.Time         `json:"finished,omitzero"`
 	ExitCode int               `json:"exitCode"`
@@ -95,13 +99,19 @@ func (d Dir) Create(c Container, named bool) (*Handle, error) {
 }
 
 func (h *Handle) make() (err error) {
-	if err := mkdirAll(h.dir.path, h.Path()); err != nil {
+	making, err := h.dir.open(unix.LOCK_SH)
+	if err != nil {
 		return err
 	}
-	if h.lock, err = unix.Open(h.Path(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+	defer unix.Close(making)
+	if err := unix.Mkdirat(making, h.ID, 0o700); err != nil {
+		return &fs.PathError{Op: "mkdir", Path: h.Path(), Err: err}
+	}
+	if h.lock, err = unix.Openat(making, h.ID, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return &fs.PathError{Op: "open", Path: h.Path(), Err: err}
 	}
-	if err := unix.Flock(h.lock, unix.LOCK_EX|unix.LOCK_NB); err != nil && err != unix.ENOLCK && err != unix.EOPNOTSUPP {
+	// Somebody who lists containers may just be trying the lock, and leaves it.
+	if err := flock(h.lock, unix.LOCK_EX); err != nil {
 		return &fs.PathError{Op: "flock", Path: h.Path(), Err: err}
 	}
 	if err := h.write("container.json"); err != nil {
@@ -116,18 +126,37 @@ func (h *Handle) make() (err error) {
 	return nil
 }
 
-func mkdirAll(parent, dir string) error {
-	err := unix.Mkdir(dir, 0o700)
+// open opens the directory of all containers, which it makes if there is none,
+// and locks it as flock(2) does.
+func (d Dir) open(how int) (int, error) {
+	fd, err := unix.Open(d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
-		if err := os.MkdirAll(parent, 0o700); err != nil {
-			return err
+		if err := os.MkdirAll(d.path, 0o700); err != nil {
+			return -1, err
 		}
-		err = unix.Mkdir(dir, 0o700)
+		fd, err = unix.Open(d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
-		return &fs.PathError{Op: "mkdir", Path: dir, Err: err}
+		return -1, &fs.PathError{Op: "open", Path: d.path, Err: err}
 	}
-	return nil
+	if err := flock(fd, how); err != nil {
+		unix.Close(fd)
+		return -1, &fs.PathError{Op: "flock", Path: d.path, Err: err}
+	}
+	return fd, nil
+}
+
+// flock is flock(2), and nothing on file systems that have no locks.
+func flock(fd, how int) error {
+	for {
+		switch err := unix.Flock(fd, how); err {
+		case unix.EINTR:
+		case unix.ENOLCK, unix.EOPNOTSUPP:
+			return nil
+		default:
+			return err
+		}
+	}
 }
 
 func (d Dir) claim(name, id string) error {
@@ -185,6 +214,21 @@ func (h *Handle) Save() error {
 	return nil
 }
 
+// Started notes the init's process id, by one system call.
+func (h *Handle) Started(pid int) error {
+	h.PID = pid
+	if err := unix.Symlinkat(strconv.Itoa(pid), h.lock, "pid"); err != nil {
+		return &fs.PathError{Op: "symlink", Path: h.Path("pid"), Err: err}
+	}
+	return nil
+}
+
+// Ended forgets the init.
+func (h *Handle) Ended() {
+	h.PID = 0
+	unix.Unlinkat(h.lock, "pid", 0)
+}
+
 // Discard removes the container: its name, then its directory, by remove if
 // there is more in it than skiff made.
 func (h *Handle) Discard(remove func(path string) error) error {
@@ -217,6 +261,7 @@ func (h *Handle) removeEmpty() bool {
 		unix.Unlinkat(h.lock, dir, unix.AT_REMOVEDIR)
 	}
 	unix.Unlinkat(h.lock, "work", unix.AT_REMOVEDIR)
+	unix.Unlinkat(h.lock, "pid", 0)
 	unix.Unlinkat(h.lock, "container.json", 0)
 	return unix.Rmdir(h.Path()) == nil
 }
@@ -283,6 +328,9 @@ func (d Dir) read(id string) (Container, error) {
 	}
 	if err == nil && c.ID != id {
 		err = fmt.Errorf("record of container %.12s names %.12s", id, c.ID)
+	}
+	if pid, errLink := os.Readlink(filepath.Join(d.path, id, "pid")); errLink == nil {
+		c.PID, _ = strconv.Atoi(pid)
 	}
 	return c, err
 }
@@ -363,17 +411,12 @@ func (d Dir) Dead() ([]*Handle, error) {
 	}
 	var dead []*Handle
 	for _, id := range ids {
-		// Without a record it may be in the making, between mkdir and flock: to
-		// try its lock then would disturb its maker.
-		if d.young(id) {
-			continue
-		}
 		fd, err := d.lock(id)
 		if err != nil {
 			continue
 		}
 		c, err := d.read(id)
-		if err == nil && !c.Remove && c.Cgroup == "" {
+		if err == nil && !c.Remove && c.Cgroup == "" || err != nil && d.making() {
 			unix.Close(fd)
 			continue
 		}
@@ -386,12 +429,12 @@ func (d Dir) Dead() ([]*Handle, error) {
 	return dead, nil
 }
 
-// young reports whether a container has no record and is less than a minute old.
-func (d Dir) young(id string) bool {
-	var st unix.Stat_t
-	if unix.Stat(filepath.Join(d.path, id, "container.json"), &st) == nil {
-		return false
+// making reports whether somebody is making a container.
+func (d Dir) making() bool {
+	fd, err := d.open(unix.LOCK_EX | unix.LOCK_NB)
+	if err != nil {
+		return true
 	}
-	err := unix.Stat(filepath.Join(d.path, id), &st)
-	return err == nil && time.Since(time.Unix(st.Ctim.Unix())) < time.Minute
+	unix.Close(fd)
+	return false
 }
