@@ -28,7 +28,10 @@ func TestPlans(t *testing.T) {
 					name += "-tty"
 				}
 				t.Run(name, func(t *testing.T) {
-					golden(t, name, newInitPlan(planSpec(k.kind, network, tty), 9).String())
+					s := planSpec(k.kind, network, tty)
+					birth := newBirthPlan(&s.Namespaces, 9)
+					rest := newInitPlan(birth.Then(), s, 9)
+					golden(t, name, birth.String()+rest.String())
 				})
 			}
 		}
@@ -38,8 +41,9 @@ func TestPlans(t *testing.T) {
 func planSpec(kind idmap.Kind, network Network, tty bool) *Spec {
 	return &Spec{
 		ID: "0123", Hostname: "box", Args: []string{"ls", "-l"}, Env: []string{"PATH=/bin:/usr/bin"}, Cwd: "/srv",
-		User: User{Groups: []uint32{0}}, Terminal: tty, IDs: idmap.Map{Kind: kind}, Network: network,
-		Capabilities: caps.Default, Umask: 0o022, Cgroup: true,
+		User: User{Groups: []uint32{0}}, Terminal: tty,
+		Namespaces:   Namespaces{IDs: idmap.Map{Kind: kind}, Network: network, Cgroup: true},
+		Capabilities: caps.Default, Umask: 0o022,
 		Rlimits: []Rlimit{{Name: "nofile", Resource: 7, Soft: 1, Hard: 2}},
 		Seccomp: [][]byte{make([]byte, 8)},
 		Root: rootfs.Root{

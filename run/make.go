@@ -24,13 +24,13 @@ import (
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // makeSpec holds what the user asked for against an image. It changes nothing.
-func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ids idmap.Map, link Link, read fileReader) (*Spec, error) {
+func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Namespaces, link Link, read fileReader) (*Spec, error) {
 	s := &Spec{
 		ID: id, Hostname: o.Hostname, Domain: o.Domain,
-		Terminal: o.Terminal, Console: o.Console, IDs: ids, Network: o.Network,
+		Terminal: o.Terminal, Console: o.Console, Namespaces: ns,
 		NoNewPrivileges: o.NoNewPrivileges, Umask: o.Umask, Rlimits: o.Rlimits,
-		Cgroup: cgroupNamespaces(), CgroupPath: cgroup.Path(id),
 	}
+	ids := ns.IDs
 	if s.Hostname == "" {
 		s.Hostname = id[:12]
 		if o.Network == NetworkHost {
@@ -220,6 +220,15 @@ func (s *Spec) mounts(o *Options) error {
 		m.IDMapped = s.IDs.Kind == idmap.Root
 	}
 	return nil
+}
+
+// namespaces are those that the user asked for, of container id.
+func (r *Runner) namespaces(o *Options, id string) Namespaces {
+	ns := Namespaces{IDs: r.IDs, Network: o.Network, Cgroup: cgroupNamespaces(), CgroupPath: cgroup.Path(id)}
+	if o.HostUsers && ns.IDs.Kind == idmap.Root {
+		ns.IDs = idmap.Map{}
+	}
+	return ns
 }
 
 func cgroupNamespaces() bool {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"os"
-	"runtime"
 	"strconv"
 	"time"
 
@@ -64,8 +63,6 @@ func (r *Runner) network(o *Options, id string) (*network, error) {
 			return n, err
 		}
 	}
-	// The relay locks threads of its own, and ends them: not the container's.
-	runtime.LockOSThread()
 	return &network{
 		link: Link{Address: relay.DefaultAddress.Addr(), Gateway: relay.DefaultGateway, DNS: []string{relay.DefaultGateway.String()}},
 		to:   &relayed{say: r.Say, started: make(chan error, 1)},

@@ -13,19 +13,68 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An initPlan is the plan of a container's init and what its parent must know
-// to play its part.
-type initPlan struct {
+// A birthPlan is the first part of the plan of a container's init, up to where
+// it needs to know its root. A start sends the task on its way by it and works
+// out the rest meanwhile.
+type birthPlan struct {
 	*plan.Plan
 	flags uint64 // namespaces to clone
-	root  *rootfs.Built
-	spec  *Spec // keeps what the plan points to alive
 
-	mapped    plan.Gate // opened by the parent when ids and trees are there
-	unshared  plan.Gate // signalled when the namespaces exist
+	mapped   plan.Gate // opened by the parent when the ids are there
+	unshared plan.Gate // signalled when the namespaces exist
+	inside   plan.Reg  // a netlink socket of the new network namespace
+}
+
+// newBirthPlan makes the namespaces. self is a pidfd of the process that will
+// start it.
+func newBirthPlan(ns *Namespaces, self int) *birthPlan {
+	p := &birthPlan{Plan: plan.New(), flags: unix.CLONE_NEWPID}
+	p.mapped, p.unshared = p.Gate(), p.Gate()
+
+	// First of all: the task waits for its parent to give it ids and a network,
+	// and without the tie would do so for ever. Each change of credentials
+	// clears it.
+	p.Tie(self)
+	if ns.IDs.Kind != idmap.Host {
+		p.flags |= unix.CLONE_NEWUSER
+	}
+	// The task makes the other namespaces by itself: they take most of a
+	// millisecond, in which the parent has something else to do.
+	late := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	if ns.Network != NetworkHost {
+		late |= unix.CLONE_NEWNET
+	}
+	if ns.Cgroup {
+		late |= unix.CLONE_NEWCGROUP // its root is the group that the task is born in
+	}
+	p.Call("unshare", unix.SYS_UNSHARE, plan.Int(late))
+	if ns.Network == NetworkDefault {
+		p.inside = p.Reg()
+		p.Call("netlink socket", unix.SYS_SOCKET, plan.Int(unix.AF_NETLINK), plan.Int(unix.SOCK_RAW|unix.SOCK_CLOEXEC), plan.Int(unix.NETLINK_ROUTE)).Into(p.inside)
+	}
+	p.Signal("namespaces made", p.unshared)
+	if ns.Network == NetworkNone {
+		p.loopback()
+	}
+	if ns.IDs.Kind != idmap.Host {
+		p.Wait("wait for id map", p.mapped)
+	}
+	if ns.IDs.Kind == idmap.Root {
+		p.becomeRoot()
+		p.Tie(self)
+	}
+	return p
+}
+
+// An initPlan is the rest of the plan and what its parent must know to play
+// its part.
+type initPlan struct {
+	*plan.Plan
+	root *rootfs.Built
+	spec *Spec // keeps what the plan points to alive
+
 	connected plan.Gate // opened by the parent when the network is there
 	opened    plan.Gate // signalled when the terminal is open and its slave copied
-	inside    plan.Reg  // a netlink socket of the new network namespace
 	execs     []execTry
 }
 
@@ -35,55 +84,12 @@ type execTry struct {
 	result plan.Reg
 }
 
-// newInitPlan writes down everything that the init of s does. It is the
+// newInitPlan fills p with what the init of s does once it is born. It is the
 // specification turned into system calls, in order, each with its reason. self
 // is a pidfd of the process that will start it.
-func newInitPlan(s *Spec, self int) *initPlan {
-	p := &initPlan{Plan: plan.New(), spec: s}
-	p.mapped, p.unshared, p.connected, p.opened = p.Gate(), p.Gate(), p.Gate(), p.Gate()
-
-	// First of all: the task waits for its parent to give it ids and a network,
-	// and without the tie would do so for ever. Each change of credentials
-	// clears it.
-	p.Tie(self)
-	late := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
-	if s.Network != NetworkHost {
-		late |= unix.CLONE_NEWNET
-	}
-	if s.Cgroup && s.CgroupPath == "" {
-		late |= unix.CLONE_NEWCGROUP
-	}
-	p.flags = unix.CLONE_NEWPID
-	switch s.IDs.Kind {
-	case idmap.Host:
-		p.flags |= late
-	case idmap.Single, idmap.Root:
-		p.flags |= late | unix.CLONE_NEWUSER
-	case idmap.Subordinate:
-		// The helpers take milliseconds to write the map: meanwhile the task
-		// makes its other namespaces by itself.
-		p.flags |= unix.CLONE_NEWUSER
-		p.Call("unshare", unix.SYS_UNSHARE, plan.Int(late))
-	}
-	if s.Cgroup && s.CgroupPath != "" {
-		// clone3 would make the group of its caller the namespace's root.
-		p.Call("cgroup namespace", unix.SYS_UNSHARE, plan.Int(unix.CLONE_NEWCGROUP))
-	}
-	if s.Network == NetworkDefault {
-		p.inside = p.Reg()
-		p.Call("netlink socket", unix.SYS_SOCKET, plan.Int(unix.AF_NETLINK), plan.Int(unix.SOCK_RAW|unix.SOCK_CLOEXEC), plan.Int(unix.NETLINK_ROUTE)).Into(p.inside)
-	}
-	p.Signal("namespaces made", p.unshared)
-	if s.IDs.Kind != idmap.Host {
-		p.Wait("wait for id map", p.mapped)
-	}
-	if s.IDs.Kind == idmap.Root {
-		p.becomeRoot()
-		p.Tie(self)
-	}
-	if s.Network == NetworkNone {
-		p.loopback()
-	}
+func newInitPlan(list *plan.Plan, s *Spec, self int) *initPlan {
+	p := &initPlan{Plan: list, spec: s}
+	p.connected, p.opened = p.Gate(), p.Gate()
 
 	p.root = rootfs.Build(p.Plan, &s.Root)
 
@@ -120,13 +126,13 @@ func newInitPlan(s *Spec, self int) *initPlan {
 
 // becomeRoot takes the ids that the map gave to 0. A user's task has them
 // already: its own id is what 0 is mapped to.
-func (p *initPlan) becomeRoot() {
+func (p *birthPlan) becomeRoot() {
 	p.Call("setgroups", unix.SYS_SETGROUPS, plan.Int(0), plan.Int(0))
 	p.Call("setresgid", unix.SYS_SETRESGID, plan.Int(0), plan.Int(0), plan.Int(0))
 	p.Call("setresuid", unix.SYS_SETRESUID, plan.Int(0), plan.Int(0), plan.Int(0))
 }
 
-func (p *initPlan) loopback() {
+func (p *birthPlan) loopback() {
 	fd := p.Reg()
 	ifreq := make([]byte, 40) // struct ifreq
 	copy(ifreq, "lo")

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"time"
 
 	"skiff/internal/idmap"
-	"skiff/internal/plan"
 	"skiff/internal/signals"
 	"skiff/layers"
 	"skiff/pull/store"
@@ -35,9 +35,24 @@ type Runner struct {
 //
 // beside, if not nil, is done while the container runs, and waited for.
 func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside func(context.Context) error) (status int, err error) {
-	c, err := r.create(o, img)
+	// Before the start, so that none is lost or ends skiff in between.
+	caught, err := signals.Catch(forwarded[:]...)
+	if err != nil {
+		return 0, fmt.Errorf("catch signals: %w", err)
+	}
+	if o.Network == NetworkDefault {
+		// The relay locks threads of its own, and ends them: not the container's.
+		runtime.LockOSThread()
+	}
+	id := newID()
+	ns := r.namespaces(o, id)
+	process, err := bear(&ns, o.Trace)
 	if err != nil {
 		return 0, err
+	}
+	c, err := r.create(o, img, &ns, id)
+	if err != nil {
+		return 0, process.abandon(err)
 	}
 	defer func() {
 		if o.CIDFile != "" && StatusOf(err) == StatusSkiff {
@@ -49,16 +64,10 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	}()
 	net, err := r.network(o, c.ID)
 	if err != nil {
-		return 0, err
+		return 0, process.abandon(err)
 	}
 	defer net.close()
-	// Before the start, so that none is lost or ends skiff in between.
-	caught, err := signals.Catch(forwarded[:]...)
-	if err != nil {
-		return 0, fmt.Errorf("catch signals: %w", err)
-	}
-	process, err := r.begin(o, img, c.ID, net)
-	if err != nil {
+	if process, err = r.begin(process, o, img, c.ID, net); err != nil {
 		return 0, err
 	}
 	if o.Terminal {
@@ -90,43 +99,52 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	attendant.wait()
 	status, err = process.Wait()
 	swept()
-	if process.trace != nil {
-		process.trace.Each(process.task, func(line string, took time.Duration) {
+	for _, t := range process.traces {
+		t.Each(t.task, func(line string, took time.Duration) {
 			fmt.Fprintf(r.Stderr, "%8.3f ms  %s\n", float64(took)/1e6, line)
 		})
 	}
 	return status, err
 }
 
-// begin starts the init, and once more in the host's user namespace where
+// begin starts the init, and another one in the host's user namespace where
 // root's store or a bind cannot be id-mapped.
-func (r *Runner) begin(o *Options, img *store.Image, id string, net *network) (*Process, error) {
-	ids := r.IDs
-	if o.HostUsers && ids.Kind == idmap.Root {
-		ids = idmap.Map{}
-	}
+func (r *Runner) begin(pr *Process, o *Options, img *store.Image, id string, net *network) (*Process, error) {
 	for {
-		s, err := makeSpec(o, id, img, r.Store, ids, net.link, r.reader(img))
-		if err != nil {
+		if net.to != nil {
+			net.to.begin(pr, pr.ns.IDs, pr.ready)
+		}
+		s, err := makeSpec(o, id, img, r.Store, *pr.ns, net.link, r.reader(img))
+		if err == nil {
+			err = pr.start(s, net, o.Trace)
+		}
+		if err == nil {
+			return pr, nil
+		}
+		err = pr.abandon(err)
+		if !errors.Is(err, errNoIDMap) {
 			return nil, err
 		}
-		p, err := start(s, net, o.Trace)
-		if errors.Is(err, errNoIDMap) {
-			ids = idmap.Map{}
-			continue
+		ns := *pr.ns
+		ns.IDs = idmap.Map{}
+		if pr, err = bear(&ns, o.Trace); err != nil {
+			return nil, err
 		}
-		return p, err
 	}
 }
 
-// Explain prints what Run would do.
-func (r *Runner) Explain(o *Options, img *store.Image) (*Spec, *plan.Plan, error) {
+// Explain returns the specification that Run would follow, and the plan, one
+// operation a line.
+func (r *Runner) Explain(o *Options, img *store.Image) (*Spec, []string, error) {
 	id := newID()
-	s, err := makeSpec(o, id, img, r.Store, r.IDs, Link{}, r.reader(img))
+	ns := r.namespaces(o, id)
+	s, err := makeSpec(o, id, img, r.Store, ns, Link{}, r.reader(img))
 	if err != nil {
 		return nil, nil, err
 	}
-	return s, newInitPlan(s, 3).Plan, nil
+	birth := newBirthPlan(&ns, 3)
+	rest := newInitPlan(birth.Then(), s, 3)
+	return s, append(birth.Lines(), rest.Lines()...), nil
 }
 
 // reader reads files of an image without mounting it.
@@ -148,15 +166,15 @@ func newID() string {
 
 // create makes the container's directory and record, and only then looks
 // whether its layers are there: see package store on why in this order.
-func (r *Runner) create(o *Options, img *store.Image) (*state.Handle, error) {
+func (r *Runner) create(o *Options, img *store.Image, ns *Namespaces, id string) (*state.Handle, error) {
 	if err := makeSkeleton(r.Store); err != nil {
 		return nil, r.Store.Explain("make skeleton", r.Store.Path("skeleton"), err)
 	}
 	c := state.Container{
-		ID: newID(), Name: o.Name, Image: o.Image, ImageID: img.ID.String(), Command: o.Command,
+		ID: id, Name: o.Name, Image: o.Image, ImageID: img.ID.String(), Command: o.Command,
 		Labels: o.Labels, Remove: o.Remove, Created: time.Now().UTC(),
+		Cgroup: ns.CgroupPath,
 	}
-	c.Cgroup = cgroup.Path(c.ID)
 	for _, d := range img.DiffIDs {
 		c.Layers = append(c.Layers, d.String())
 	}

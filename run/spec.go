@@ -26,19 +26,24 @@ type Spec struct {
 	Console  Size   // the terminal's first size; zero leaves the kernel's
 	Init     string `json:"-"` // the program to run Args under, as package init has it, or ""
 
-	Root    rootfs.Root
-	IDs     idmap.Map
-	Network Network
+	Root rootfs.Root
+	Namespaces
 
 	Capabilities    caps.Set
 	NoNewPrivileges bool
 	Seccomp         [][]byte // filters as arrays of struct sock_filter, loaded in order
 	Rlimits         []Rlimit
 	Umask           uint32
-	Cgroup          bool   // a cgroup namespace
-	CgroupPath      string // directory of a cgroup of its own to make, or "" for the caller's
 
 	StopSignal int
+}
+
+// Namespaces are what a container's init is born into.
+type Namespaces struct {
+	IDs        idmap.Map
+	Network    Network
+	Cgroup     bool   // a cgroup namespace
+	CgroupPath string // directory of a cgroup of its own to make, or "" for the caller's
 }
 
 // A Size is a terminal's, in characters. Source: runtime-spec config.md,

@@ -20,50 +20,126 @@ type Process struct {
 	PID    int
 	Pidfd  int
 	Master *os.File // the terminal's master, or nil
-	task   *plan.Task
-	plan   *initPlan
-	trace  *plan.Trace
+
+	ns      *Namespaces
+	self    int // pidfd of skiff, for the task
+	birth   *birthPlan
+	born    *plan.Task // performs birth
+	rest    *plan.Plan // what follows birth, empty at first
+	writing *idmap.Writing
+	plan    *initPlan
+	task    *plan.Task
+	traces  []trace // with SKIFF_TRACE
+}
+
+// A trace is that of one part of the plan.
+type trace struct {
+	*plan.Trace
+	task *plan.Task
 }
 
 // errNoIDMap is a file system that cannot be id-mapped: root's container then
 // shares the host's user namespace.
 var errNoIDMap = errors.New("file system cannot be id-mapped")
 
-// start makes the container's init, which is tied to the thread: see
-// plan.Start.
-func start(s *Spec, net *network, trace bool) (*Process, error) {
+// bear makes the container's init, which is tied to the thread: see plan.Start.
+// It makes its namespaces while its ids are being written, and then waits for
+// start. Without that it must be abandoned.
+func bear(ns *Namespaces, traced bool) (*Process, error) {
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open: %w", err)
 	}
-	p := newInitPlan(s, self)
-	pr := &Process{plan: p}
-	list := p.Plan
-	if trace {
-		list, pr.trace = p.Traced()
+	birth := newBirthPlan(ns, self)
+	pr := &Process{ns: ns, self: self, birth: birth, rest: birth.Then()}
+	list := birth.Plan
+	var tr *plan.Trace
+	if traced {
+		list, tr = birth.Traced()
 	}
-	task, err := startIn(s, list, p.flags)
-	if err != nil {
+	if pr.task, err = startIn(ns, list, birth.flags); err != nil {
 		unix.Close(self)
 		return nil, err
 	}
-	pr.task, pr.PID, pr.Pidfd = task, task.PID, task.Pidfd
-	if err := pr.bringUp(s, net); err != nil {
-		// What the task met comes first: ours may only follow from it.
-		pr.kill()
-		if _, failure := task.Wait(); failure != nil {
-			err = p.failure(task, failure)
-		}
-		return nil, err
+	if traced {
+		pr.traces = append(pr.traces, trace{tr, pr.task})
+	}
+	pr.born, pr.PID, pr.Pidfd = pr.task, pr.task.PID, pr.task.Pidfd
+	if pr.writing, err = idmap.Begin(pr.PID, ns.IDs); err != nil {
+		return nil, pr.abandon(err)
+	}
+	if ns.IDs.Kind != idmap.Subordinate {
+		pr.task.Open(birth.mapped)
 	}
 	return pr, nil
 }
 
+// abandon ends an init that cannot be started for the reason err, and returns
+// the reason that people should see: what the task met comes first, since ours
+// may only follow from it.
+func (pr *Process) abandon(err error) error {
+	pr.kill()
+	_, failure := pr.task.Wait()
+	if failure == nil {
+		return err
+	}
+	if pr.plan != nil {
+		return pr.plan.failure(pr.task, failure)
+	}
+	return failure
+}
+
+// ready waits until the init has its namespaces.
+func (pr *Process) ready() error { return pr.born.Passed(pr.birth.unshared) }
+
+// start lets the init become what s says.
+func (pr *Process) start(s *Spec, net *network, traced bool) error {
+	pr.plan = newInitPlan(pr.rest, s, pr.self)
+	list := pr.plan.Plan
+	var tr *plan.Trace
+	if traced {
+		list, tr = list.Traced()
+	}
+	task, err := pr.born.Load(list)
+	if err != nil {
+		return err
+	}
+	if traced {
+		pr.traces = append(pr.traces, trace{tr, task})
+	}
+	if pr.ns.IDs.Kind == idmap.Subordinate {
+		if err := pr.writing.Wait(); err != nil {
+			return err
+		}
+		pr.born.Open(pr.birth.mapped)
+	}
+	if err := pr.mapTrees(s, task); err != nil {
+		return err
+	}
+	pr.task = task
+	task.Continue()
+	if net.to == nil {
+		return nil
+	}
+	// While the task makes its root.
+	if err := pr.ready(); err != nil {
+		return err
+	}
+	inside := pr.born.Reg(pr.birth.inside)
+	err = net.to.connect(pr, inside)
+	unix.Close(inside) // shared, so this closes the task's as well
+	if err != nil {
+		return err
+	}
+	task.Open(pr.plan.connected)
+	return nil
+}
+
 // startIn starts the task in a cgroup of its own, or in the caller's where the
 // host does not allow that.
-func startIn(s *Spec, list *plan.Plan, flags uint64) (*plan.Task, error) {
-	if s.CgroupPath != "" {
-		if group, err := cgroup.Make(s.CgroupPath, cgroup.DefaultPids); err == nil {
+func startIn(ns *Namespaces, list *plan.Plan, flags uint64) (*plan.Task, error) {
+	if ns.CgroupPath != "" {
+		if group, err := cgroup.Make(ns.CgroupPath, cgroup.DefaultPids); err == nil {
 			defer unix.Close(group)
 			task, err := list.Start(plan.Clone{Flags: flags, Cgroup: group})
 			if err == nil || !cgroup.Refused(err) {
@@ -74,44 +150,10 @@ func startIn(s *Spec, list *plan.Plan, flags uint64) (*plan.Task, error) {
 	return list.Start(plan.Clone{Flags: flags})
 }
 
-// bringUp plays the parent's part: ids, id-mapped trees, network.
-func (pr *Process) bringUp(s *Spec, net *network) error {
-	ready := func() error { return pr.task.Passed(pr.plan.unshared) }
-	if net.to != nil {
-		net.to.begin(pr, s.IDs, ready)
-	}
-	writing, err := idmap.Begin(pr.PID, s.IDs)
-	if err != nil {
-		return err
-	}
-	if err := writing.Wait(); err != nil {
-		return err
-	}
-	if err := pr.mapTrees(s); err != nil {
-		return err
-	}
-	pr.task.Open(pr.plan.mapped)
-	if net.to == nil {
-		return nil
-	}
-	// While the task makes its root.
-	if err := ready(); err != nil {
-		return err
-	}
-	inside := pr.task.Reg(pr.plan.inside)
-	err = net.to.connect(pr, inside)
-	unix.Close(inside) // shared, so this closes the task's as well
-	if err != nil {
-		return err
-	}
-	pr.task.Open(pr.plan.connected)
-	return nil
-}
-
 // mapTrees hands the task the store and the binds as trees in which the ids of
 // the disk are those of the container. Source: mount_setattr(2), "ID-mapped
 // mounts", kernel 5.12; as lower layers of overlay 5.19.
-func (pr *Process) mapTrees(s *Spec) error {
+func (pr *Process) mapTrees(s *Spec, task *plan.Task) error {
 	if !s.Root.IDMapped {
 		return nil
 	}
@@ -126,7 +168,7 @@ func (pr *Process) mapTrees(s *Spec) error {
 	if err != nil {
 		return err
 	}
-	pr.task.Set(pr.plan.root.StoreTree, tree)
+	task.Set(pr.plan.root.StoreTree, tree)
 	for i, m := range s.Root.Mounts {
 		if !m.IDMapped {
 			continue
@@ -135,7 +177,7 @@ func (pr *Process) mapTrees(s *Spec) error {
 		if err != nil {
 			return err
 		}
-		pr.task.Set(pr.plan.root.Trees[i], tree)
+		task.Set(pr.plan.root.Trees[i], tree)
 	}
 	return nil
 }

@@ -174,8 +174,10 @@ func explainAction(c *cli.Context) error {
 		return printJSON(struct {
 			Spec *run.Spec
 			Plan []string
-		}{spec, plan.Lines()})
+		}{spec, plan})
 	}
-	fmt.Fprint(stdout, plan)
+	for i, line := range plan {
+		fmt.Fprintf(stdout, "%3d  %s\n", i, line)
+	}
 	return nil
 }

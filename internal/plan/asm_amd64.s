@@ -121,9 +121,13 @@ next:
 	INCQ R14
 	JMP  loop
 
-special:                          // 1<<32 waits, 1<<32+1 signals; DI is the word
+special:                          // 1<<32 waits, +1 signals, DI is the word; +2 goes on, DI is a header
 	TESTL $1, AX
 	JNZ  signal
+	TESTL $2, AX
+	JZ   wait
+	MOVQ DI, R15
+	JMP  child
 
 wait:
 	MOVL (DI), AX

@@ -101,6 +101,9 @@ next:
 special:
 	MOVD R0, R24
 	TBNZ $0, R8, signal
+	TBZ  $1, R8, wait
+	MOVD R24, R19             // go on with the plan whose header this is
+	B    child
 
 wait:
 	LDARW (R24), R9

@@ -14,6 +14,8 @@ func callName(nr uint64) string {
 		return "wait"
 	case nrSignal:
 		return "signal"
+	case nrNext:
+		return "next"
 	case unix.SYS_BIND:
 		return "bind"
 	case unix.SYS_CAPSET:

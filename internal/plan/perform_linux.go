@@ -20,7 +20,11 @@ func (p *Plan) Perform() ([]int, error) {
 	if err != nil {
 		return nil, &Error{Index: -1, Step: "map memory", Err: err}
 	}
-	for i := range t.ops {
+	ops := t.ops
+	if p.next != (handOver{}) {
+		ops = ops[:len(ops)-2] // nobody hands over the plan that follows
+	}
+	for i := range ops {
 		if errno := t.perform(&t.ops[i]); errno != 0 {
 			return t.registers(), p.failure(i, errno)
 		}

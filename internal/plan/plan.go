@@ -35,6 +35,14 @@ type Plan struct {
 	reloc  []reloc // pointers inside data
 	regs   int
 	preset []preset
+	next   handOver
+}
+
+// A handOver is where a task waits for the plan that follows: a gate, and the
+// register that then holds the address of its header.
+type handOver struct {
+	gate Gate
+	at   Reg
 }
 
 type preset struct{ reg, value int }
@@ -62,9 +70,10 @@ const (
 
 	// Operations that are no system calls. Wait blocks until the 32-bit word at
 	// args[0] is not 0; signal stores 1 there and wakes waiters. Both go by
-	// futex(2).
+	// futex(2). Next goes on with the plan whose header is at args[0].
 	nrWait   = 1 << 32
 	nrSignal = 1<<32 + 1
+	nrNext   = 1<<32 + 2
 
 	maxRegs = 512
 )
@@ -103,10 +112,25 @@ func (r Reg) Arg() Arg { return Arg{kind: argReg, value: uint64(r)} }
 // New returns an empty plan.
 func New() *Plan {
 	return &Plan{
-		ops:   make([]op, 0, 256),
-		steps: make([]Step, 0, 160),
-		data:  make([]byte, 0, 8<<10),
+		ops:   make([]op, 0, 16),
+		steps: make([]Step, 0, 16),
 		regs:  1,
+	}
+}
+
+// Then ends the plan where its task waits for another, which Task.Load hands
+// it, and returns that other, empty. So a task can be on its way while it is
+// still being worked out what it shall do. The two number their registers
+// apart, but have none in common.
+func (p *Plan) Then() *Plan {
+	p.next = handOver{p.Gate(), p.Reg()}
+	p.Wait("wait for the rest", p.next.gate)
+	p.add("go on", nrNext, []Arg{p.next.at.Arg()})
+	return &Plan{
+		ops:   make([]op, 0, 256),
+		steps: make([]Step, 0, 256),
+		data:  make([]byte, 0, 8<<10),
+		regs:  p.regs,
 	}
 }
 

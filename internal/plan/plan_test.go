@@ -231,6 +231,61 @@ func TestParentSetsRegisterBehindGate(t *testing.T) {
 	}
 }
 
+// A task goes on with a plan that did not exist when it was made.
+func TestThen(t *testing.T) {
+	p := New()
+	before := p.Reg()
+	p.Call("first", unix.SYS_UMASK, Int(0o22)).Into(before)
+	q := p.Then()
+	task, err := p.Start(Clone{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, after := q.Reg(), q.Reg()
+	q.Call("second", unix.SYS_UMASK, Int(0o27)).Into(after)
+	q.Call("exit", unix.SYS_EXIT_GROUP, status.Arg())
+	time.Sleep(5 * time.Millisecond)
+	next, err := task.Load(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Set(status, 43)
+	next.Continue()
+	ws, err := next.Wait()
+	if err != nil || ws.ExitStatus() != 43 || next.Reg(after) != 0o22 || after == before {
+		t.Errorf("status %v, umask %o, %v", ws.ExitStatus(), next.Reg(after), err)
+	}
+}
+
+// What failed is told by whichever plan it was in.
+func TestThenFails(t *testing.T) {
+	for _, c := range []struct{ first, second int }{{-1, 0}, {1000, -1}} {
+		p := New()
+		p.Call("first", unix.SYS_DUP, Int(0)).Into(p.Reg())
+		if c.first < 0 {
+			p.Call("first", unix.SYS_CLOSE, Int(c.first)).At("/first")
+		}
+		q := p.Then()
+		task, err := p.Start(Clone{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Call("second", unix.SYS_CLOSE, Int(c.second)).At("/second")
+		next, err := task.Load(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next.Continue()
+		want := "first: /first: bad file descriptor"
+		if c.first >= 0 {
+			want = "second: /second: bad file descriptor"
+		}
+		if _, err := next.Wait(); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
 // A task that dies before its gate must not leave the parent waiting.
 func TestPassedReturnsFailure(t *testing.T) {
 	p := New()

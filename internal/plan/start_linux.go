@@ -43,6 +43,7 @@ type Task struct {
 	data   int // offset of the plan's data in arena
 	regs   *[maxRegs]uint64
 	header *header
+	before *Task // what performed the plan that this one's follows
 }
 
 const stackSize = 4096 // the task has no handlers and calls nothing
@@ -138,6 +139,25 @@ func (p *Plan) load() (*Task, error) {
 	return t, nil
 }
 
+// Load makes a plan ready that follows the task's, which ends by Then. The
+// result stands for the same process; once its registers are set, Continue lets
+// it go on.
+func (t *Task) Load(p *Plan) (*Task, error) {
+	next, err := p.load()
+	if err != nil {
+		return nil, &Error{Index: -1, Step: "map memory", Err: err}
+	}
+	next.PID, next.Pidfd, next.before = t.PID, t.Pidfd, t
+	return next, nil
+}
+
+// Continue hands the task the plan that Load has made ready.
+func (t *Task) Continue() {
+	last := t.before
+	last.Set(last.plan.next.at, int(uintptr(unsafe.Pointer(t.header))))
+	last.Open(last.plan.next.gate)
+}
+
 // Reg reads a register: the value is settled once the task has passed a gate
 // that it signals afterwards, or has ended.
 func (t *Task) Reg(r Reg) int { return int(atomic.LoadUint64(&t.regs[r])) }
@@ -198,6 +218,9 @@ func (t *Task) ended() bool {
 // Failure is the operation that failed, an *Error, or nil while none has.
 func (t *Task) Failure() error {
 	errno := atomic.LoadUint64(&t.header.failErr)
+	if errno == 0 && t.before != nil {
+		return t.before.Failure()
+	}
 	if errno == 0 {
 		return nil
 	}

@@ -18,7 +18,7 @@ type Trace struct {
 // operation. It is data like any other, so the executor knows nothing of it.
 // Registers, gates and arguments of p are valid for the copy.
 func (p *Plan) Traced() (*Plan, *Trace) {
-	t := &Plan{data: append([]byte(nil), p.data...), reloc: p.reloc, regs: p.regs, preset: p.preset}
+	t := &Plan{data: append([]byte(nil), p.data...), reloc: p.reloc, regs: p.regs, preset: p.preset, next: p.next}
 	clock := t.Buffer(16 * (len(p.ops) + 1))
 	read := func(i int) {
 		slot := clock
