@@ -1,8 +1,6 @@
-// The runtime would read files of cgroups at each start, and look at them again
-// and again, to learn how many threads may run at once; skiff has little for
-// them to do.
+// The runtime would look again and again how many threads may run at once;
+// skiff has little for them to do.
 
-//go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0
 
 // Skiff runs a container image as one command: no daemon, no helpers, no set-up.

@@ -75,7 +75,7 @@ func (p *initPlan) failure(t *plan.Task, err error) error {
 		return err
 	}
 	switch e.Step {
-	case "exec":
+	case "exec", "look for program":
 		errno, _ := e.Err.(syscall.Errno)
 		return &ExecError{Name: p.spec.Args[0], Err: errno}
 	case "enter working directory":

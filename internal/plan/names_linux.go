@@ -34,6 +34,8 @@ func callName(nr uint64) string {
 		return "execveat"
 	case unix.SYS_EXIT_GROUP:
 		return "exit_group"
+	case unix.SYS_FACCESSAT:
+		return "faccessat"
 	case unix.SYS_FCHDIR:
 		return "fchdir"
 	case unix.SYS_FCHMOD:
