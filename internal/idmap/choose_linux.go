@@ -74,12 +74,14 @@ func chooseRoot() (Map, error) {
 }
 
 // within falls back to the host's user namespace where the caller itself lives
-// in one that lacks the ids, as root of another container does.
+// in one that lacks the ids, as root of another container does; and to a single
+// id where it has but one, as root of `unshare -r` does.
 func within(m Map) (Map, error) {
 	own, err := smallfile.Read("/proc/self/uid_map")
 	if err != nil {
 		return Map{Kind: Host}, err
 	}
+	all := uint64(0)
 	for line := range strings.Lines(string(own)) {
 		f := strings.Fields(line)
 		if len(f) != 3 {
@@ -90,6 +92,10 @@ func within(m Map) (Map, error) {
 		if low := uint64(m.UIDs[0].Host); low >= first && low+fullSize <= first+size {
 			return m, nil
 		}
+		all += size
+	}
+	if all == 1 {
+		return OwnID(), fmt.Errorf("%w: one id is mapped here", ErrNoSubordinate)
 	}
 	return Map{Kind: Host}, fmt.Errorf("ids %d-%d are not mapped here", m.UIDs[0].Host, m.UIDs[0].Host+fullSize-1)
 }
