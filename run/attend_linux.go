@@ -18,13 +18,14 @@ import (
 var forwarded = [...]syscall.Signal{
 	syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGWINCH,
 	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGVTALRM, syscall.SIGIO, syscall.SIGPWR, syscall.SIGABRT, syscall.SIGTRAP,
-	syscall.SIGXCPU, syscall.SIGXFSZ,
+	syscall.SIGXCPU, syscall.SIGXFSZ, syscall.SIGCONT,
 }
 
 // An attendant waits for a container and passes on what it is sent.
 type attendant struct {
 	*Process
 	signals     int    // descriptor of package signals
+	resume      func() // called when skiff itself goes on after a stop; or nil
 	ignored     func() // called after the first interrupt that nobody handles
 	interrupted bool
 }
@@ -62,6 +63,8 @@ func (a *attendant) pass(s syscall.Signal) {
 			unix.IoctlSetWinsize(int(a.Master.Fd()), unix.TIOCSWINSZ, size)
 		}
 		return
+	case s == syscall.SIGCONT && a.resume != nil:
+		a.resume()
 	case s == syscall.SIGHUP && !handles(a.PID, s):
 		// First it may find the end of its input by itself.
 		time.AfterFunc(time.Second, a.kill)
@@ -79,20 +82,23 @@ func (a *attendant) pass(s syscall.Signal) {
 // attach carries bytes between the caller's stdio and the container's
 // terminal, with the caller's own terminal in raw mode and of the same size.
 // finish must be called once the container has ended: it drains the output and
-// restores the terminal.
-func attach(pr *Process, interactive bool) (finish func(), err error) {
+// restores the terminal. resume makes the terminal raw again after a stop, in
+// which the shell set its own mode.
+func attach(pr *Process, interactive bool) (finish, resume func(), err error) {
 	master, err := pr.terminal()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	pr.Master = master
 	var undo []func()
+	resume = func() {}
 	in := int(os.Stdin.Fd())
 	if interactive && term.IsTerminal(in) {
 		old, err := term.MakeRaw(in)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		resume = func() { term.MakeRaw(in) }
 		undo = append(undo, func() { term.Restore(in, old) })
 	}
 	// It may have changed since the container was told.
@@ -115,7 +121,7 @@ func attach(pr *Process, interactive bool) (finish func(), err error) {
 			f()
 		}
 		master.Close()
-	}, nil
+	}, resume, nil
 }
 
 // copyInput passes stdin on. Its end is the terminal's end-of-file character,

@@ -70,14 +70,16 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	if process, err = r.begin(process, o, img, c.ID, net); err != nil {
 		return 0, err
 	}
+	var resume func()
 	if o.Terminal {
-		finish, err := attach(process, o.Interactive)
+		finish, again, err := attach(process, o.Interactive)
 		if err != nil {
 			process.kill()
 			_, failure := process.Wait()
 			return 0, errors.Join(failure, err)
 		}
 		defer finish()
+		resume = again
 	}
 	if err := c.Started(process.PID); err != nil {
 		r.Say("container %.12s: %v", c.ID, err)
@@ -93,7 +95,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 		defer func() { <-done }()
 	}
 	swept := r.sweepBeside()
-	attendant := attendant{Process: process, signals: caught, ignored: func() {
+	attendant := attendant{Process: process, signals: caught, resume: resume, ignored: func() {
 		r.Say("hint: the program ignores interrupts; press ^C again to kill it, or use --init")
 	}}
 	attendant.wait()
