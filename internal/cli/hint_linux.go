@@ -91,12 +91,12 @@ func userNamespaces(err error, setting func(path string) string) string {
 		return "this kernel keeps user namespaces for root: `sudo sysctl kernel.unprivileged_userns_clone=1`"
 	case setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
 		return apparmor
+	case (permission(err) || errors.Is(err, syscall.ENOSYS)) && strings.Contains(setting("/proc/self/status"), "\nSeccomp:\t2"):
+		return "a seccomp filter around skiff forbids namespaces: run the outer container with `--security-opt seccomp=unconfined`, the service without RestrictNamespaces="
 	case errors.Is(err, syscall.ENOSYS):
-		return "this kernel or the sandbox around it lacks clone3; skiff needs Linux 5.12 and, inside a container, a seccomp profile that allows it"
+		return "this kernel lacks clone3; skiff needs Linux 5.12"
 	case errors.Is(err, syscall.EINVAL):
 		return "this kernel is built without user namespaces (CONFIG_USER_NS)"
-	case permission(err) && strings.Contains(setting("/proc/self/status"), "\nSeccomp:\t2"):
-		return "a seccomp filter around skiff forbids namespaces: run the outer container with `--security-opt seccomp=unconfined`, the service without RestrictNamespaces="
 	case permission(err):
 		return "a security module (SELinux, …) or a chroot around skiff forbids user namespaces"
 	case errors.Is(err, syscall.EAGAIN):
