@@ -91,6 +91,9 @@ func (p *Puller) pull(ctx context.Context, from Source, ref Reference) (*Pulled,
 			record.Size += l.Size
 		}
 	}
+	if p.Account != nil {
+		record.Account = p.Account(record)
+	}
 	if err := p.Store.PutImage(record); err != nil {
 		return nil, err
 	}

@@ -94,6 +94,10 @@ type Puller struct {
 	// Insecure names the hosts (with their port) that may have plain http and any certificate.
 	Insecure func(host string) bool
 
+	// Account looks up whom a new image's programs run as, once its layers are
+	// here, or returns nil: so that no run has to.
+	Account func(*store.Image) *store.Account
+
 	// Warn is told what the user should know and nobody must act on.
 	Warn func(string)
 

@@ -44,12 +44,8 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Names
 	if s.Args, err = arguments(o, img); err != nil {
 		return nil, err
 	}
-	who := o.User
-	if who == "" {
-		who = img.Config.User
-	}
 	var home string
-	if s.User, home, err = lookUser(who, o.Groups, ids, read); err != nil {
+	if s.User, home, err = lookUser(o, img, ids, read); err != nil {
 		return nil, err
 	}
 	s.Env = environment(o, img, s.Hostname, home)

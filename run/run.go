@@ -116,7 +116,7 @@ func (r *Runner) begin(pr *Process, o *Options, img *store.Image, id string, net
 		if net.to != nil {
 			net.to.begin(pr, pr.ns.IDs, pr.ready)
 		}
-		s, err := makeSpec(o, id, img, r.Store, *pr.ns, net.link, r.reader(img))
+		s, err := makeSpec(o, id, img, r.Store, *pr.ns, net.link, stackOf(r.Store, img).ReadFile)
 		if err == nil {
 			err = pr.start(s, net, o.Trace)
 		}
@@ -140,7 +140,7 @@ func (r *Runner) begin(pr *Process, o *Options, img *store.Image, id string, net
 func (r *Runner) Explain(o *Options, img *store.Image) (*Spec, []string, error) {
 	id := newID()
 	ns := r.namespaces(o, id)
-	s, err := makeSpec(o, id, img, r.Store, ns, Link{}, r.reader(img))
+	s, err := makeSpec(o, id, img, r.Store, ns, Link{}, stackOf(r.Store, img).ReadFile)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -149,13 +149,12 @@ func (r *Runner) Explain(o *Options, img *store.Image) (*Spec, []string, error) 
 	return s, append(birth.Lines(), rest.Lines()...), nil
 }
 
-// reader reads files of an image without mounting it.
-func (r *Runner) reader(img *store.Image) fileReader {
-	var stack layers.Stack
+// stackOf is an image's layers in the store.
+func stackOf(st *store.Store, img *store.Image) (stack layers.Stack) {
 	for _, d := range img.DiffIDs[img.First:] {
-		stack.Dirs = append(stack.Dirs, r.Store.LayerDir(d))
+		stack.Dirs = append(stack.Dirs, st.LayerDir(d))
 	}
-	return stack.ReadFile
+	return stack
 }
 
 // newID asks the kernel itself: the first use of crypto/rand sets a timer, for

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"skiff/internal/idmap"
+	"skiff/pull/store"
 
 	"github.com/moby/sys/user"
 )
@@ -19,19 +20,19 @@ const maxAccounts = 1 << 20
 // an error, which reads as empty here.
 type fileReader func(name string, limit int64) ([]byte, error)
 
-// lookUser resolves user[:group] and the added groups by the image's own
-// files, and returns the home directory too.
+// findAccount resolves user[:group] and the added groups by the image's own
+// files. Of the groups the account's own is first.
 //
 // What consists of digits is a number and never looked up as a name
 // (CVE-2024-40635); a name must be there. The error is a *UserError.
-func lookUser(who string, added []string, ids idmap.Map, read fileReader) (u User, home string, err error) {
+func findAccount(who string, added []string, read fileReader) (*store.Account, error) {
 	passwd, _ := read("etc/passwd", maxAccounts)
 	group, _ := read("etc/group", maxAccounts)
 	name, groupName, _ := strings.Cut(who, ":")
 	for _, part := range append([]string{name, groupName}, added...) {
 		if digits(part) {
 			if n, err := strconv.ParseUint(part, 10, 64); err != nil || n > math.MaxInt32 {
-				return u, "", &UserError{part, "id out of range"}
+				return nil, &UserError{part, "id out of range"}
 			}
 		}
 	}
@@ -40,46 +41,78 @@ func lookUser(who string, added []string, ids idmap.Map, read fileReader) (u Use
 	}
 	found, err := findUser(name, passwd)
 	if err != nil {
-		return u, "", err
+		return nil, err
 	}
-	u.UID, u.GID, home = uint32(found.Uid), uint32(found.Gid), found.Home
+	gid := uint32(found.Gid)
 	groups, err := user.ParseGroup(bytes.NewReader(group))
 	if err != nil {
 		groups = nil
 	}
+	var member []uint32
 	if groupName != "" {
-		if u.GID, err = findGroup(groupName, groups); err != nil {
-			return u, "", err
+		if gid, err = findGroup(groupName, groups); err != nil {
+			return nil, err
 		}
 	} else if found.Name != "" {
 		for _, g := range groups {
 			if slices.Contains(g.List, found.Name) {
-				u.Groups = append(u.Groups, uint32(g.Gid))
+				member = append(member, uint32(g.Gid))
 			}
 		}
 	}
 	for _, a := range added {
-		gid, err := findGroup(a, groups)
+		id, err := findGroup(a, groups)
 		if err != nil {
+			return nil, err
+		}
+		member = append(member, id)
+	}
+	return &store.Account{UID: uint32(found.Uid), GIDs: append([]uint32{gid}, member...), Home: found.Home}, nil
+}
+
+// AccountOf is whom the programs of an image run as when nobody asks for
+// another, for its record; nil if there is no such account.
+func AccountOf(st *store.Store, img *store.Image) *store.Account {
+	a, err := findAccount(img.Config.User, nil, stackOf(st, img).ReadFile)
+	if err != nil {
+		return nil // to be told to who runs it
+	}
+	return a
+}
+
+// lookUser is the user and the home directory that were asked for, in the ids
+// of a container. Groups of the image's that have no id in it are left out;
+// those that were asked for must have one. The error is a *UserError.
+func lookUser(o *Options, img *store.Image, ids idmap.Map, read fileReader) (u User, home string, err error) {
+	who := o.User
+	if who == "" {
+		who = img.Config.User
+	}
+	a := img.Account
+	if a == nil || o.User != "" || o.Groups != nil {
+		if a, err = findAccount(who, o.Groups, read); err != nil {
 			return u, "", err
 		}
-		if !ids.HasGID(gid) {
-			return u, "", unmapped(a, ids)
+	}
+	if !ids.HasUID(a.UID) || !ids.HasGID(a.GIDs[0]) {
+		return u, "", unmapped(who, ids)
+	}
+	asked := a.GIDs[len(a.GIDs)-len(o.Groups):]
+	for i, g := range asked {
+		if !ids.HasGID(g) {
+			return u, "", unmapped(o.Groups[i], ids)
 		}
-		u.Groups = append(u.Groups, gid)
 	}
 	// The primary group is in the list too (CVE-2022-36109).
-	u.Groups = append([]uint32{u.GID}, u.Groups...)
+	u = User{UID: a.UID, GID: a.GIDs[0]}
+	for _, g := range a.GIDs {
+		if ids.HasGID(g) {
+			u.Groups = append(u.Groups, g)
+		}
+	}
 	slices.Sort(u.Groups)
 	u.Groups = slices.Compact(u.Groups)
-	if !ids.HasUID(u.UID) {
-		return u, "", unmapped(who, ids)
-	}
-	u.Groups = slices.DeleteFunc(u.Groups, func(g uint32) bool { return !ids.HasGID(g) && g != u.GID })
-	if !ids.HasGID(u.GID) {
-		return u, "", unmapped(who, ids)
-	}
-	return u, home, nil
+	return u, a.Home, nil
 }
 
 func unmapped(who string, ids idmap.Map) error {

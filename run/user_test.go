@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"skiff/internal/idmap"
+	"skiff/pull/store"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,7 +50,7 @@ func TestLookUser(t *testing.T) {
 		{who: "4294967296", bad: true}, {who: "0:2147483648", bad: true}, {who: "70000", bad: true},
 		{who: "18446744073709551616", bad: true}, {who: "-1", bad: true},
 	} {
-		u, home, err := lookUser(c.who, c.added, full, accounts(testPasswd, testGroup))
+		u, home, err := lookUser(&Options{User: c.who, Groups: c.added}, &store.Image{}, full, accounts(testPasswd, testGroup))
 		if c.bad {
 			var e *UserError
 			if !errors.As(err, &e) {
@@ -63,13 +64,29 @@ func TestLookUser(t *testing.T) {
 	}
 }
 
+// The record's account spares the files, unless another one is asked for.
+func TestRecordedAccount(t *testing.T) {
+	img := &store.Image{Account: &store.Account{UID: 7, GIDs: []uint32{9, 8}, Home: "/x"}}
+	u, home, err := lookUser(&Options{}, img, idmap.Map{}, func(string, int64) ([]byte, error) {
+		t.Error("reads a file")
+		return nil, unix.ENOENT
+	})
+	if err != nil || u.UID != 7 || u.GID != 9 || home != "/x" || !slices.Equal(u.Groups, []uint32{8, 9}) {
+		t.Errorf("%+v, %q, error %v", u, home, err)
+	}
+	u, home, err = lookUser(&Options{User: "alice"}, img, idmap.Map{}, accounts(testPasswd, testGroup))
+	if err != nil || u.UID != 1000 || home != "/home/alice" {
+		t.Errorf("asked for alice: %+v, %q, error %v", u, home, err)
+	}
+}
+
 // Whatever an image's files hold, a number stays that number and the primary
 // group is among the groups.
 func FuzzLookUser(f *testing.F) {
 	f.Add("1000", testPasswd, testGroup)
 	f.Add("alice", "alice:x:-1:99999999999:::\n:::::::\n", "a:x:0:alice,,\n")
 	f.Fuzz(func(t *testing.T, who, passwd, group string) {
-		u, _, err := lookUser(who, nil, idmap.Map{}, accounts(passwd, group))
+		u, _, err := lookUser(&Options{User: who}, &store.Image{}, idmap.Map{}, accounts(passwd, group))
 		if err != nil {
 			return
 		}

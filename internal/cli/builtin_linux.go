@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"skiff/pull/store"
+	"skiff/run"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -52,6 +53,7 @@ func helloImage(ctx context.Context, st *store.Store) (*store.Image, error) {
 	if err == nil && old.ID == img.ID && old.IDs == img.IDs {
 		return img, nil
 	}
+	img.Account = run.AccountOf(st, img)
 	return img, st.PutImage(img)
 }
 

@@ -19,13 +19,28 @@ import (
 )
 
 // verbs is the table of what skiff does.
-func verbs() []*cli.Command {
-	return []*cli.Command{
-		runCommand(), explainCommand(),
-		pullCommand(), imagesCommand(), rmiCommand(),
-		psCommand(), rmCommand(),
-		versionCommand(),
+var verbs = []struct {
+	name    string
+	command func() *cli.Command
+}{
+	{"run", runCommand}, {"explain", explainCommand},
+	{"pull", pullCommand}, {"images", imagesCommand}, {"rmi", rmiCommand},
+	{"ps", psCommand}, {"rm", rmCommand},
+	{"version", versionCommand},
+}
+
+// commands makes the command that is asked for, or all of them where that is
+// not plain from the first word. Each has dozens of flags, which cost a start
+// their time.
+func commands(args []string) []*cli.Command {
+	var list []*cli.Command
+	for _, v := range verbs {
+		if len(args) > 1 && args[1] == v.name {
+			return []*cli.Command{v.command()}
+		}
+		list = append(list, v.command())
 	}
+	return list
 }
 
 // Main runs one command and returns its exit status.
@@ -44,7 +59,7 @@ func Main(args []string) int {
 		UsageText:                 "skiff run -it alpine sh\nskiff run --rm -v .:/src golang go test ./...\nskiff run builtin:hello",
 		HideVersion:               true,
 		Flags:                     []cli.Flag{rootFlag(), &cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"}},
-		Commands:                  verbs(),
+		Commands:                  commands(args),
 		UseShortOptionHandling:    true,
 		DisableSliceFlagSeparator: true,
 		ExitErrHandler:            func(*cli.Context, error) {},

@@ -12,6 +12,7 @@ import (
 	"skiff/pull"
 	"skiff/pull/auth"
 	"skiff/pull/manifest"
+	"skiff/pull/store"
 	"skiff/run"
 
 	"github.com/urfave/cli/v2"
@@ -100,6 +101,7 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 	unpacker := run.NewUnpacker(r.Store, r.IDs)
 	defer unpacker.Close()
 	p.Unpacker = unpacker
+	p.Account = func(img *store.Image) *store.Account { return run.AccountOf(r.Store, img) }
 	p.Auth = &auth.Finder{Warn: p.Warn}
 	if !c.Bool("tls-verify") {
 		p.Insecure = func(host string) bool { return host == ref.Host }

@@ -28,6 +28,15 @@ type Image struct {
 	DiffIDs   []v1.Hash // base first
 	First     int       // DiffIDs[First:] make the root: that layer hides all below it
 	Config    Config
+	Account   *Account // of Config.User; nil: to be looked up
+}
+
+// An Account is whom a program runs as, in the ids of the image, found in its
+// own passwd(5) and group(5).
+type Account struct {
+	UID  uint32
+	GIDs []uint32 // the user's own, then those the user is a member of
+	Home string
 }
 
 // A Config is the part of an image's config that says how to run it.
@@ -121,6 +130,13 @@ func (i *Image) MarshalText() ([]byte, error) {
 		line("label", l.Key)
 		line("value", l.Value)
 	}
+	if a := i.Account; a != nil {
+		line("uid", strconv.FormatUint(uint64(a.UID), 10))
+		for _, g := range a.GIDs {
+			line("gid", strconv.FormatUint(uint64(g), 10))
+		}
+		line("home", a.Home)
+	}
 	b.WriteString(recordEnd + "\n")
 	if b.Len() > maxRecord {
 		return nil, fmt.Errorf("image %s: record of %d bytes is longer than %d", i.Reference, b.Len(), maxRecord)
@@ -144,7 +160,7 @@ func (i *Image) UnmarshalText(text []byte) error {
 			return errRecord
 		}
 		if line == recordEnd && rest == "" {
-			if i.First < 0 || i.First > max(len(i.DiffIDs)-1, 0) {
+			if i.First < 0 || i.First > max(len(i.DiffIDs)-1, 0) || i.Account != nil && len(i.Account.GIDs) == 0 {
 				return errRecord
 			}
 			return nil
@@ -216,8 +232,27 @@ func (i *Image) set(word, value string) (err error) {
 			return errRecord
 		}
 		c.Labels[len(c.Labels)-1].Value = value
+	case "uid":
+		i.Account = &Account{}
+		i.Account.UID, err = id(value)
+	case "gid", "home":
+		if i.Account == nil {
+			return errRecord
+		}
+		if word == "home" {
+			i.Account.Home = value
+			break
+		}
+		var gid uint32
+		gid, err = id(value)
+		i.Account.GIDs = append(i.Account.GIDs, gid)
 	default:
 		return errRecord
 	}
 	return err
+}
+
+func id(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	return uint32(n), err
 }

@@ -634,7 +634,7 @@ func TestBlobs(t *testing.T) {
 }
 
 func FuzzImage(f *testing.F) {
-	b, err := (&Image{Reference: "a", DiffIDs: []v1.Hash{hash(1)}, Config: Config{Env: []string{"a\\\n"}, Labels: []Label{{"k", "v"}}}}).MarshalText()
+	b, err := (&Image{Reference: "a", DiffIDs: []v1.Hash{hash(1)}, Config: Config{Env: []string{"a\\\n"}, Labels: []Label{{"k", "v"}}}, Account: &Account{7, []uint32{8, 9}, "/"}}).MarshalText()
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -185,10 +185,7 @@ func (d Dir) claim(name, id string) error {
 
 // write writes the record to a file of the container's directory.
 func (h *Handle) write(name string) error {
-	text, err := json.Marshal(&h.Container)
-	if err != nil {
-		return err
-	}
+	text := h.appendJSON(nil)
 	fd, err := unix.Openat(h.lock, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return &fs.PathError{Op: "create", Path: h.Path(name), Err: err}
