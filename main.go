@@ -11,9 +11,10 @@ import (
 
 	"skiff/internal/cli"
 	"skiff/layers"
+	"skiff/pull/registry"
 )
 
 func main() {
 	layers.WorkerMain() // returns at once unless this process is one
-	os.Exit(cli.Main(os.Args))
+	os.Exit(cli.Main(os.Args, registry.Open))
 }

@@ -10,7 +10,6 @@ import (
 
 	"skiff/internal/progress"
 	"skiff/pull"
-	"skiff/pull/auth"
 	"skiff/pull/manifest"
 	"skiff/run"
 
@@ -100,7 +99,7 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 	unpacker := run.NewUnpacker(r.Store, r.IDs)
 	defer unpacker.Close()
 	p.Unpacker = unpacker
-	p.Auth = &auth.Finder{Warn: p.Warn}
+	p.Open = openRegistry
 	if !c.Bool("tls-verify") {
 		p.Insecure = func(host string) bool { return host == ref.Host }
 	}
