@@ -11,9 +11,11 @@ import (
 
 	"skiff/internal/cli"
 	"skiff/layers"
+	"skiff/layers/codec"
+	"skiff/pull/registry"
 )
 
 func main() {
-	layers.WorkerMain() // returns at once unless this process is one
-	os.Exit(cli.Main(os.Args))
+	layers.WorkerMain(codec.Decompress) // returns at once unless this process is one
+	os.Exit(cli.Main(os.Args, registry.Open))
 }

@@ -23,12 +23,13 @@ import (
 	"syscall"
 
 	"skiff/layers"
+	"skiff/layers/codec"
 )
 
 var all = []string{"start", "many", "memory", "init", "syscalls"}
 
 func main() {
-	layers.WorkerMain() // skiff's code executes itself, under another name
+	layers.WorkerMain(codec.Decompress) // skiff's code executes itself, under another name
 	dir := flag.String("dir", "", "keep stores in a new directory of `DIR`; a tmpfs by default")
 	users := flag.String("users", os.Getenv("SKIFF_TEST_USER"), "as root, also run rows as these `USERS`, separated by commas")
 	self := flag.Bool("self", true, "run rows as the caller, besides those of -users")

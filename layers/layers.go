@@ -20,12 +20,13 @@
 // targets and ".." end at the layer's root. That is what docker and containerd
 // do. The last component is never followed.
 //
-// Limits: gzip, zstd and uncompressed archives only; no xz, no bzip2. Global
-// PAX headers are read and ignored. Access times and change times of an
-// archive are not kept. The caller has made the directory, on a file system
-// with user extended attributes, in a place that no other user can reach, and
-// removes it after an error. What a Worker reports of a layer is trusted: a
-// layer that took the worker over could claim another DiffID for itself.
+// Limits: Apply takes an uncompressed archive; what decompresses is handed to
+// the worker, and package codec does. Global PAX headers are read and ignored.
+// Access times and change times of an archive are not kept. The caller has made
+// the directory, on a file system with user extended attributes, in a place that
+// no other user can reach, and removes it after an error. What a Worker reports
+// of a layer is trusted: a layer that took the worker over could claim another
+// DiffID for itself.
 package layers
 
 import (

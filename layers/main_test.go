@@ -20,8 +20,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Decompress is codec.Decompress. A package that imports this one cannot be
+// imported by its inner tests; codec_test.go sets it from outside.
+var Decompress Decompressor
+
 func TestMain(m *testing.M) {
-	WorkerMain()
+	WorkerMain(Decompress)
 	if os.Getenv("LAYERS_TEST_DENIED") != "" {
 		tryDenied()
 		return

@@ -21,13 +21,20 @@ const workerName = "skiff-layers-worker"
 // standard three.
 const workerSocket = 3
 
+// A Decompressor returns the uncompressed layer in r, of which c says how it is
+// packed. Errors about the data wrap ErrFormat, those of r itself come as they are.
+// Close gives up what the decoder holds; it does not close r.
+//
+// It runs behind the worker's seccomp filter. codec.Decompress is one.
+type Decompressor func(r io.Reader, c Compression) (io.ReadCloser, error)
+
 // WorkerMain is a worker's life, in the process that StartWorker made. In any
 // other process it returns at once. main calls it before anything else.
-func WorkerMain() {
+func WorkerMain(decompress Decompressor) {
 	if len(os.Args) == 0 || os.Args[0] != workerName {
 		return
 	}
-	if err := work(workerSocket); err != nil {
+	if err := work(workerSocket, decompress); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -35,7 +42,7 @@ func WorkerMain() {
 }
 
 // work locks the door and serves requests until the parent closes its end.
-func work(sock int) error {
+func work(sock int, decompress Decompressor) error {
 	// A file over RLIMIT_FSIZE shall be EFBIG, not the end of the worker.
 	signal.Ignore(unix.SIGXFSZ)
 	debug.SetMemoryLimit(workerHeap)
@@ -53,7 +60,7 @@ func work(sock int) error {
 	if err != nil {
 		return fmt.Errorf("open root: %w", err)
 	}
-	w := &confined{sock: sock, root: root, ids: s.IDs, squash: s.Squash}
+	w := &confined{sock: sock, root: root, ids: s.IDs, squash: s.Squash, decompress: decompress}
 	w.answer(answer{})
 	for {
 		var q request
@@ -74,6 +81,9 @@ type confined struct {
 	root   int
 	ids    idmap.Map
 	squash bool
+
+	decompress Decompressor
+
 	sendMu sync.Mutex
 }
 
@@ -136,7 +146,7 @@ func (w *confined) unpack(job Job, blob io.Reader) (Result, error) {
 		defer f.Close()
 		opt.Owners = f
 	}
-	tar, err := Decompress(blob, job.Compression)
+	tar, err := w.decompress(blob, job.Compression)
 	if err != nil {
 		return Result{}, err
 	}

@@ -3,17 +3,13 @@ package pull
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
-	"net/url"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -24,8 +20,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"skiff/pull/auth"
 	"skiff/pull/manifest"
+	"skiff/pull/transfer"
 )
 
 const errNoSpace = syscall.ENOSPC
@@ -230,7 +226,7 @@ func TestFaults(t *testing.T) {
 				return true
 			}
 			return false
-		}, func(err error) bool { return errors.Is(err, errIdle) }},
+		}, func(err error) bool { return errors.Is(err, transfer.ErrIdle) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n.Store(0)
@@ -325,9 +321,7 @@ func TestCredentialsStayHome(t *testing.T) {
 	img := imageOf(t, "amd64", layerOf(t, "one", 10))
 	w.push("a:1", img)
 	home := t.TempDir()
-	finder := func() *auth.Finder {
-		return &auth.Finder{Getenv: func(k string) string { return map[string]string{"DOCKER_CONFIG": home}[k] }}
-	}
+	t.Setenv("DOCKER_CONFIG", home)
 	must(t, writeAuth(home, w.host, "me", password))
 	authorized := func(r *http.Request) bool { return r.Header.Get("Authorization") == "Bearer good" }
 	challenge := func(rw http.ResponseWriter, realm string) bool {
@@ -401,7 +395,6 @@ func TestCredentialsStayHome(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w.on(func(rw http.ResponseWriter, r *http.Request, _ http.Handler) bool { return c.spoil(rw, r) })
 			p := newPuller(t)
-			p.Auth = finder()
 			p.RetryLimit = 50 * time.Millisecond
 			_, err := p.Ensure(context.Background(), w.ref("a:1"), Missing)
 			if (err == nil) != c.ok {
@@ -450,103 +443,6 @@ func TestUnreachable(t *testing.T) {
 	must(t, err)
 	if _, err := newPuller(t).Ensure(context.Background(), ref, Missing); !errors.As(err, &u) || u.Reason != Refused || u.Registry != host {
 		t.Errorf("%v", err)
-	}
-	c := &client{host: "q.io"}
-	for want, cause := range map[Reason]error{
-		DNS:     &net.DNSError{IsNotFound: true},
-		Timeout: &net.DNSError{IsTimeout: true},
-		Cert:    &tls.CertificateVerificationError{Err: errors.New("x")},
-		TLS:     tls.RecordHeaderError{},
-		Other:   syscall.ENETUNREACH,
-	} {
-		err := c.fault(context.Background(), &url.Error{Op: "Get", URL: "https://cdn/?signature=secret", Err: cause})
-		if !errors.As(err, &u) || u.Reason != want || strings.Contains(err.Error(), "secret") {
-			t.Errorf("%s: %v", want, err)
-		}
-	}
-}
-
-func TestGuard(t *testing.T) {
-	g := newGuard("registry.example", func(h string) bool { return h == "plain.example:5000" }, time.Second)
-	request := func(url string, before *http.Request) error {
-		req, err := http.NewRequest("GET", url, nil)
-		must(t, err)
-		if before != nil {
-			req.Response = &http.Response{Request: before}
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		cancel() // what is let through fails by this
-		_, err = g.RoundTrip(req.WithContext(ctx))
-		return err
-	}
-	from := func(url string) *http.Request { r, err := http.NewRequest("GET", url, nil); must(t, err); return r }
-	for _, c := range []struct {
-		url, from string
-		refused   bool
-	}{
-		{"https://registry.example/v2/", "", false},
-		{"http://registry.example/v2/", "", true},
-		{"http://10.0.0.1/v2/", "", true},
-		{"http://plain.example:5000/v2/", "", false},
-		{"http://plain.example/v2/", "", true},
-		{"http://localhost:5000/v2/", "", false},
-		{"http://127.1.2.3/v2/", "", false},
-		{"http://[::1]:5000/v2/", "", false},
-		{"http://localhost.example/v2/", "", true},
-		{"ftp://registry.example/", "", true},
-		{"https://cdn.example/x", "https://registry.example/v2/a/blobs/sha256:1", false},
-		{"http://localhost/x", "https://registry.example/v2/a/blobs/sha256:1", true},
-		{"https://cdn.example/x", "https://auth.example/token", true},
-		{"https://auth.example/y", "https://auth.example/token", true},
-		{"https://registry.example/v2", "https://registry.example/v2/", false},
-	} {
-		var before *http.Request
-		if c.from != "" {
-			before = from(c.from)
-		}
-		if err := request(c.url, before); errors.As(err, new(*RefusedError)) != c.refused {
-			t.Errorf("%s from %q: %v", c.url, c.from, err)
-		}
-	}
-	for ip, want := range map[string]class{"1.2.3.4": public, "10.1.1.1": private, "100.64.0.1": private, "fc00::1": private, "127.0.0.1": loopback, "::ffff:127.0.0.1": loopback, "0.0.0.0": loopback, "169.254.169.254": link, "fd00:ec2::254": link, "fe80::1": link} {
-		if got := classify(netip.MustParseAddr(ip)); got != want {
-			t.Errorf("%s is %v", ip, got)
-		}
-	}
-	if !isPlainServer(tls.RecordHeaderError{}) {
-		t.Error("a server without TLS is not seen")
-	}
-}
-
-// A registry elsewhere must not lead to this machine, even by a name.
-func TestGuardDial(t *testing.T) {
-	s := httptest.NewServer(http.NotFoundHandler())
-	defer s.Close()
-	g := newGuard("registry.example", nil, time.Second)
-	address := strings.TrimPrefix(s.URL, "http://")
-	if c, err := g.dial(context.Background(), "tcp", address); !errors.As(err, new(*RefusedError)) {
-		t.Errorf("%v", err)
-		if c != nil {
-			c.Close()
-		}
-	}
-	g.class = loopback
-	c, err := g.dial(context.Background(), "tcp", address)
-	must(t, err)
-	c.Close()
-}
-
-func TestRetryAfter(t *testing.T) {
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for value, want := range map[string]time.Duration{"7": 7 * time.Second, "Fri, 02 Jan 2026 03:04:15 GMT": 10 * time.Second, "Fri, 02 Jan 2015 03:04:15 GMT": 0} {
-		if got, ok := retryAfter(value, now); !ok || got != want {
-			t.Errorf("%q: %v %v", value, got, ok)
-		}
-	}
-	for _, value := range []string{"", "-1", "soon", "99999999999999999999"} {
-		if got, ok := retryAfter(value, now); ok {
-			t.Errorf("%q: %v", value, got)
-		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"skiff/pull/manifest"
 	"skiff/pull/store"
+	"skiff/pull/transfer"
 )
 
 // pull brings one image in from a source and publishes its name.
@@ -218,7 +219,7 @@ func (p *Puller) layer(ctx context.Context, l manifest.Layer, diff v1.Hash, sour
 	}
 	defer stage.Abort()
 	line.Start()
-	in := newPump(newBody(ctx, l.Size, p.timing(), l.Open), l.Digest.Algorithm, line.Add)
+	in := newPump(transfer.NewBody(ctx, l.Size, p.patience(), l.Open), l.Digest.Algorithm, line.Add)
 	defer in.Close()
 	r, err := p.unpack(ctx, stage.Dir(), in)
 	if err != nil {

@@ -9,8 +9,9 @@
 // Nothing is used before its digest, its size and its DiffID are verified, and a layer's bytes are
 // never stored: they go from the socket to the unpacker. The name is published last.
 //
-// What a registry may make skiff do is in guard; what its documents may say, in
-// package manifest; whom it is told what, in package auth.
+// What a registry's documents may say is in package manifest. The client of a
+// registry, package registry, is handed in: what it is made of costs a program's start,
+// and an image that is here needs none of it.
 //
 // Limits: the unpacker is trusted to report the digest of what it unpacked, and to stay in
 // its directory. No mirrors. Layers are never fetched from the URLs of foreign layers.
@@ -28,9 +29,9 @@ import (
 
 	"skiff/internal/progress"
 	"skiff/pull/archive"
-	"skiff/pull/auth"
 	"skiff/pull/manifest"
 	"skiff/pull/store"
+	"skiff/pull/transfer"
 )
 
 // A Policy is when to ask the source.
@@ -83,11 +84,31 @@ type Result struct {
 // A Source has images; see manifest.Source.
 type Source = manifest.Source
 
+// A Registry is a Source that can also be asked what its image is now.
+type Registry interface {
+	Source
+	// Head asks for the digest of the reference; the zero hash if the registry does
+	// not say it without sending the manifest.
+	Head(ctx context.Context) (v1.Hash, error)
+}
+
+// An Opener finds the credentials for the registry of a reference, and connects to nothing
+// yet. registry.Open is one. Its errors, and those of what it returns, are of the types that
+// Ensure lists where one of these fits.
+type Opener func(ctx context.Context, ref Reference, access Access) (Registry, error)
+
+// Access is how a registry is spoken to; see the fields of Puller.
+type Access struct {
+	Insecure func(host string) bool
+	Warn     func(string)
+	Patience transfer.Patience // each of them set
+}
+
 // A Puller brings images into a store. The fields are set before the first use.
 type Puller struct {
 	Store    *store.Store
 	Unpacker Unpacker
-	Auth     *auth.Finder
+	Open     Opener // nil where no registry is asked, as with Never
 	Want     manifest.Want
 	Display  *progress.Display // nil is silent
 
@@ -121,16 +142,16 @@ type Pulled struct {
 	Settle func(context.Context) error
 }
 
-func (p *Puller) timing() timing {
-	t := timing{p.Idle, p.RetryFirst, p.RetryLimit}
-	if t.idle == 0 {
-		t.idle = 60 * time.Second
+func (p *Puller) patience() transfer.Patience {
+	t := transfer.Patience{Idle: p.Idle, First: p.RetryFirst, Limit: p.RetryLimit}
+	if t.Idle == 0 {
+		t.Idle = 60 * time.Second
 	}
-	if t.first == 0 {
-		t.first = 300 * time.Millisecond
+	if t.First == 0 {
+		t.First = 300 * time.Millisecond
 	}
-	if t.limit == 0 {
-		t.limit = 30 * time.Second
+	if t.Limit == 0 {
+		t.Limit = 30 * time.Second
 	}
 	return t
 }
@@ -174,12 +195,12 @@ func (p *Puller) Ensure(ctx context.Context, ref Reference, policy Policy) (*Pul
 	case policy == Never, policy == Missing && local != nil, local != nil && ref.Digest != "":
 		return p.here(local)
 	}
-	c, err := p.newClient(ctx, ref)
+	c, err := p.Open(ctx, ref, Access{p.Insecure, p.Warn, p.patience()})
 	if err == nil {
 		defer c.Close()
 		if local != nil {
 			var digest v1.Hash
-			if digest, err = c.head(ctx); err == nil && digest == local.Digest && digest != (v1.Hash{}) {
+			if digest, err = c.Head(ctx); err == nil && digest == local.Digest && digest != (v1.Hash{}) {
 				return p.here(local)
 			}
 		}

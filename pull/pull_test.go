@@ -25,6 +25,10 @@ import (
 const childEnv = "SKIFF_TEST_PULL"
 
 func TestMain(m *testing.M) {
+	// No credentials of whoever runs the tests.
+	for _, place := range []string{"HOME", "REGISTRY_AUTH_FILE", "DOCKER_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"} {
+		os.Setenv(place, "")
+	}
 	if job := os.Getenv(childEnv); job != "" {
 		f := strings.Fields(job)
 		s, err := store.Open(f[0])

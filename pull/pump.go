@@ -11,6 +11,7 @@ import (
 
 	"skiff/pull/manifest"
 	"skiff/pull/store"
+	"skiff/pull/transfer"
 )
 
 const (
@@ -21,7 +22,7 @@ const (
 // A pump reads and hashes in a goroutine of its own, so that the network and
 // SHA-256 run beside the decoder. The buffers go round: nothing is allocated while it runs.
 type pump struct {
-	src   *body
+	src   *transfer.Body
 	hash  hash.Hash // nil: no digest is known
 	full  chan []byte
 	empty chan []byte
@@ -38,7 +39,7 @@ type pump struct {
 }
 
 // newPump starts it. add is told of bytes as they come.
-func newPump(src *body, algorithm string, add func(int64)) *pump {
+func newPump(src *transfer.Body, algorithm string, add func(int64)) *pump {
 	p := &pump{src: src, full: make(chan []byte, chunks), empty: make(chan []byte, chunks), quit: make(chan struct{}), done: make(chan struct{})}
 	if algorithm != "" {
 		p.hash, p.err = v1.Hasher(algorithm)
@@ -148,7 +149,7 @@ func (p *pump) failed() error {
 }
 
 // verify reads what the unpacker left, so that every byte counts, and holds the digest
-// and the size against what was promised. The size is body's to hold.
+// and the size against what was promised. The size is transfer.Body's to hold.
 func (p *pump) verify(want v1.Hash) error {
 	for {
 		p.cur = nil
@@ -171,7 +172,7 @@ func (p *pump) verify(want v1.Hash) error {
 func (p *pump) Close() {
 	p.once.Do(func() { close(p.quit) })
 	// The goroutine may be in a read of the network, which only the end of its context stops.
-	p.src.stop()
+	p.src.Stop()
 	<-p.done
 	p.src.Close()
 }

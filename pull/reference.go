@@ -21,8 +21,10 @@ type Reference struct {
 	Rest      string // what followed the colon
 }
 
+// Hub is the host of Docker Hub in a Reference.
+const Hub = "docker.io"
+
 const (
-	hub        = "docker.io"
 	defaultTag = "latest"
 	maxPath    = 255 // distribution/reference, RepositoryNameTotalLengthMax
 	maxTag     = 128
@@ -62,11 +64,11 @@ func ParseReference(s string) (Reference, error) {
 	if s == "" {
 		return fail("it is empty")
 	}
-	r := Reference{Host: hub}
+	r := Reference{Host: Hub}
 	rest := s
 	if first, after, ok := strings.Cut(s, "/"); ok && (first == "localhost" || strings.ContainsAny(first, ".:")) {
 		if r.Host, rest = first, after; first == "index.docker.io" {
-			r.Host = hub
+			r.Host = Hub
 		}
 		if !host(first) {
 			return fail("the registry " + clip(first) + " is no host name")
@@ -87,7 +89,7 @@ func ParseReference(s string) (Reference, error) {
 	if r.Tag == "" && r.Digest == "" {
 		r.Tag = defaultTag
 	}
-	if r.Host == hub && !strings.Contains(rest, "/") {
+	if r.Host == Hub && !strings.Contains(rest, "/") {
 		rest = "library/" + rest
 	}
 	r.Path = rest
@@ -123,7 +125,7 @@ func (r Reference) Familiar() string { return Familiar(r.String()) }
 
 // Familiar shortens a full reference, or returns what is none unchanged.
 func Familiar(full string) string {
-	rest, ok := strings.CutPrefix(full, hub+"/")
+	rest, ok := strings.CutPrefix(full, Hub+"/")
 	if !ok {
 		return full
 	}
@@ -131,14 +133,6 @@ func Familiar(full string) string {
 		return name
 	}
 	return rest
-}
-
-// identifier is what the registry is asked for.
-func (r Reference) identifier() string {
-	if r.Digest != "" {
-		return r.Digest
-	}
-	return r.Tag
 }
 
 // clip bounds what an error repeats of an input.

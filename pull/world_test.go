@@ -27,10 +27,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/klauspost/compress/zstd"
 
-	"skiff/pull/auth"
 	"skiff/pull/manifest"
 	"skiff/pull/store"
 )
+
+// OpenRegistry is registry.Open. A package that imports this one cannot be
+// imported by its inner tests; registry_test.go sets it from outside.
+var OpenRegistry Opener
 
 // A world is a registry on loopback whose answers a test may spoil.
 type world struct {
@@ -240,7 +243,7 @@ func newPuller(t testing.TB) *Puller {
 func pullerOver(s *store.Store) *Puller {
 	return &Puller{
 		Store: s, Unpacker: plainUnpacker{}, Want: manifest.Want{Platform: manifest.Platform{OS: "linux", Arch: "amd64"}},
-		Auth: &auth.Finder{Getenv: func(string) string { return "" }},
+		Open: OpenRegistry,
 		Idle: 2 * time.Second, RetryFirst: time.Millisecond, RetryLimit: 2 * time.Second,
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"skiff/pull"
 	"skiff/run"
 
 	"github.com/urfave/cli/v2"
@@ -43,8 +44,13 @@ func commands(args []string) []*cli.Command {
 	return list
 }
 
-// Main runs one command and returns its exit status.
-func Main(args []string) int {
+// openRegistry is Main's, for the commands that pull.
+var openRegistry pull.Opener
+
+// Main runs one command and returns its exit status. What speaks to registries is
+// handed in, for it costs a start more than all the rest; see package registry.
+func Main(args []string, open pull.Opener) int {
+	openRegistry = open
 	// What is made in a container's root has the modes that it has to have; the
 	// store around it is closed to others.
 	syscall.Umask(0o022)

@@ -10,7 +10,6 @@ import (
 
 	"skiff/internal/progress"
 	"skiff/pull"
-	"skiff/pull/auth"
 	"skiff/pull/manifest"
 	"skiff/pull/store"
 	"skiff/run"
@@ -102,7 +101,7 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 	defer unpacker.Close()
 	p.Unpacker = unpacker
 	p.Account = func(img *store.Image) *store.Account { return run.AccountOf(r.Store, img) }
-	p.Auth = &auth.Finder{Warn: p.Warn}
+	p.Open = openRegistry
 	if !c.Bool("tls-verify") {
 		p.Insecure = func(host string) bool { return host == ref.Host }
 	}

@@ -3,6 +3,7 @@ package house
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -14,6 +15,20 @@ var stages = []string{"pull", "layers", "rootfs", "netns"}
 var forbidden = []string{
 	"gopacket", "jsonschema", "blackfriday", "compose-go", "sigstore", "cilium/ebpf",
 	"github.com/containers/", "github.com/moby/profiles", "go.podman.io/",
+}
+
+// handedIn packages cost every start their initialisation, and few need them: main
+// alone imports what imports them, and hands it to the command line. One that ends in a
+// slash stands for all below it.
+//
+// regexp is not here: urfave/cli has it.
+var handedIn = []string{
+	"skiff/layers/codec", "skiff/pull/registry", "skiff/pull/auth",
+	"net/http", "crypto/tls", "crypto/x509", "crypto/rand", "mime", "math/big", "log", "compress/flate", "compress/gzip",
+	"github.com/klauspost/compress/",
+	"github.com/google/go-containerregistry/pkg/name", "github.com/google/go-containerregistry/pkg/authn",
+	"github.com/google/go-containerregistry/pkg/v1/remote/",
+	"github.com/docker/cli/", "github.com/sirupsen/logrus", "github.com/opencontainers/go-digest",
 }
 
 func TestImports(t *testing.T) {
@@ -89,15 +104,41 @@ func TestRuleKnowsWrong(t *testing.T) {
 }
 
 func TestForbidden(t *testing.T) {
-	out, err := exec.Command("go", "list", "-tags", "urfave_cli_no_docs", "-deps", "skiff").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(out)) {
+	for _, pkg := range reached(t, "skiff") {
 		for _, bad := range forbidden {
-			if strings.Contains(line, bad) {
-				t.Errorf("skiff links %s", strings.TrimSpace(line))
+			if strings.Contains(pkg, bad) {
+				t.Errorf("skiff links %s", pkg)
 			}
 		}
 	}
+}
+
+func TestHandedIn(t *testing.T) {
+	all := reached(t, "skiff")
+	for _, pkg := range reached(t, "skiff/internal/cli") {
+		if covers(handedIn, pkg) {
+			t.Errorf("the command line reaches %s, which main alone may", pkg)
+		}
+	}
+	for _, word := range handedIn {
+		if !slices.ContainsFunc(all, func(pkg string) bool { return covers([]string{word}, pkg) }) {
+			t.Errorf("%s: skiff does not link it, so the list need not name it", word)
+		}
+	}
+}
+
+func covers(list []string, pkg string) bool {
+	return slices.ContainsFunc(list, func(word string) bool {
+		return pkg == word || strings.HasSuffix(word, "/") && strings.HasPrefix(pkg+"/", word)
+	})
+}
+
+// reached lists a package and all that it imports, whoever imports it.
+func reached(t *testing.T, pkg string) []string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-tags", "urfave_cli_no_docs", "-deps", pkg).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(out))
 }

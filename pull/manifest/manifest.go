@@ -43,7 +43,7 @@ const (
 )
 
 // Accept is the Accept header of a manifest's request.
-var Accept = strings.Join([]string{OCIIndex, DockerList, OCIManifest, DockerManifest}, ", ")
+const Accept = OCIIndex + ", " + DockerList + ", " + OCIManifest + ", " + DockerManifest
 
 // An UnsupportedError is a thing that is well formed and no image that skiff runs.
 type UnsupportedError struct{ Why string }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"strings"
@@ -22,7 +21,7 @@ type Temp struct {
 // random is 128 bits that no other name has.
 func random() string {
 	var b [16]byte
-	rand.Read(b[:])
+	unix.Getrandom(b[:], 0) // up to 256 bytes come whole, random(4)
 	return hex.EncodeToString(b[:])
 }
 

@@ -1,4 +1,4 @@
-package pull
+package transfer
 
 import (
 	"context"
@@ -6,22 +6,20 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"time"
 )
-
-// errIdle is a transfer of which nothing came for the idle time.
-var errIdle = errors.New("nothing came for too long")
 
 const (
 	maxBreaks = 6       // without enough progress between them
 	enough    = 1 << 20 // bytes of progress
 )
 
-// A body reads the bytes of a layer, and opens it again where it broke. A
+// A Body reads the bytes of a layer, and opens it again where it broke. A
 // server that sends slowly is waited for; one that sends nothing is not.
-type body struct {
+type Body struct {
 	ctx   context.Context
-	stop  func() // ends ctx, and a Read with it; from any goroutine
+	stop  func() // ends ctx
 	open  func(ctx context.Context, offset int64) (io.ReadCloser, error)
 	size  int64
 	idle  time.Duration
@@ -36,13 +34,14 @@ type body struct {
 	err    error
 }
 
-// newBody opens nothing yet.
-func newBody(ctx context.Context, size int64, t timing, open func(context.Context, int64) (io.ReadCloser, error)) *body {
+// NewBody opens nothing yet. size is of the whole: fewer bytes are read for
+// again, more are an error.
+func NewBody(ctx context.Context, size int64, p Patience, open func(ctx context.Context, offset int64) (io.ReadCloser, error)) *Body {
 	ctx, cancel := context.WithCancel(ctx)
-	return &body{ctx: ctx, stop: cancel, open: open, size: size, idle: t.idle, first: t.first}
+	return &Body{ctx: ctx, stop: cancel, open: open, size: size, idle: p.Idle, first: p.First}
 }
 
-func (b *body) Read(p []byte) (int, error) {
+func (b *Body) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
@@ -73,11 +72,11 @@ func (b *body) Read(p []byte) (int, error) {
 }
 
 // read reads once, under the watch.
-func (b *body) read(p []byte) (int, error) {
+func (b *Body) read(p []byte) (int, error) {
 	if b.cur == nil {
 		ctx, cancel := context.WithCancelCause(b.ctx)
 		b.cancel = cancel
-		b.watch = time.AfterFunc(b.idle, func() { cancel(errIdle) })
+		b.watch = time.AfterFunc(b.idle, func() { cancel(ErrIdle) })
 		r, err := b.open(ctx, b.off)
 		if err != nil {
 			return 0, cause(ctx, err)
@@ -113,7 +112,7 @@ func cause(ctx context.Context, err error) error {
 
 // again decides whether to try again after err, and waits. A transfer that had
 // begun may break in many ways, HTTP/2's own among them; a file on this disk may not.
-func (b *body) again(err error, transfer bool) error {
+func (b *Body) again(err error, transfer bool) error {
 	if b.ctx.Err() != nil {
 		return context.Cause(b.ctx)
 	}
@@ -121,23 +120,23 @@ func (b *body) again(err error, transfer bool) error {
 		err = io.ErrUnexpectedEOF // it ended short
 	}
 	var file *fs.PathError
-	if errors.As(err, &file) || !transfer && !passing(err) {
+	if errors.As(err, &file) || !transfer && !Passing(err) {
 		return err
 	}
 	if b.off-b.mark >= enough {
 		b.breaks = 0
 	}
 	b.mark = b.off
-	if b.breaks++; errors.Is(err, errIdle) {
+	if b.breaks++; errors.Is(err, ErrIdle) {
 		b.breaks += 2
 	}
 	if b.breaks >= maxBreaks {
 		return fmt.Errorf("broken off %d times, the last time after %d of %d bytes: %w", b.breaks, b.off, b.size, err)
 	}
-	return sleep(b.ctx, jitter(b.first<<(b.breaks-1)))
+	return Wait(b.ctx, Jitter(b.first<<(b.breaks-1)))
 }
 
-func (b *body) close() {
+func (b *Body) close() {
 	if b.cur != nil {
 		b.cur.Close()
 		b.cur = nil
@@ -149,12 +148,15 @@ func (b *body) close() {
 	}
 }
 
-// Close ends the transfer. It must not run beside a Read; stop may.
-func (b *body) Close() error {
+// Stop ends the transfer, and a Read that waits; from any goroutine.
+func (b *Body) Stop() { b.stop() }
+
+// Close ends the transfer. It must not run beside a Read; Stop may.
+func (b *Body) Close() error {
 	b.stop()
 	b.close()
 	if b.err == nil {
-		b.err = errClosed
+		b.err = os.ErrClosed
 	}
 	return nil
 }

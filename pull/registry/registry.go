@@ -1,4 +1,13 @@
-package pull
+// Package registry is the client of a registry: where most images come from.
+//
+// Open is a pull.Opener. What a registry may make skiff do is in guard; whom it
+// is told what, in package auth.
+//
+// It stands apart from package pull so that only main imports it: HTTP and TLS
+// cost a program's start, and most runs pull nothing.
+//
+// Limits: it reads. It caches no token and no document between two clients.
+package registry
 
 import (
 	"context"
@@ -17,50 +26,47 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"skiff/pull"
+	"skiff/pull/auth"
 	"skiff/pull/manifest"
+	"skiff/pull/transfer"
 )
 
 // userAgent is what registries see.
 const userAgent = "skiff"
 
-// A client speaks to one repository of a registry: the Source of most images.
+// A client speaks to one repository of a registry.
 //
 // Names, tokens and challenges are go-containerregistry's; the requests are ours,
 // since its manifests may have 100 MiB and its layers cannot be resumed.
 type client struct {
-	ref       Reference
+	ref       pull.Reference
 	host      string // as the user wrote it
 	where     string // as requests have it: index.docker.io for docker.io
 	guard     *guard
 	bottom    http.RoundTripper // guard and retry
 	creds     authn.Authenticator
 	anonymous bool
-	timing
+	patience  transfer.Patience
 
 	mu     sync.Mutex
 	scheme string       // "" until the first answer
 	http   *http.Client // with the token, once one was asked for
 }
 
-// timing is how patient a client is.
-type timing struct {
-	idle  time.Duration // without a byte: 60 s
-	first time.Duration // before the first new try: 300 ms
-	limit time.Duration // of one request's tries: 30 s
-}
-
-// newClient finds the credentials and connects to nothing.
-func (p *Puller) newClient(ctx context.Context, ref Reference) (*client, error) {
-	creds, err := p.Auth.Find(ctx, ref.Host, ref.Path)
+// Open is a pull.Opener. The credentials are those of the process's environment.
+func Open(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Registry, error) {
+	finder := auth.Finder{Warn: access.Warn}
+	creds, err := finder.Find(ctx, ref.Host, ref.Path)
 	if err != nil {
 		return nil, err
 	}
-	c := &client{ref: ref, host: ref.Host, where: ref.Host, creds: creds, anonymous: creds == authn.Anonymous, timing: p.timing()}
-	if c.where == hub {
+	c := &client{ref: ref, host: ref.Host, where: ref.Host, creds: creds, anonymous: creds == authn.Anonymous, patience: access.Patience}
+	if c.where == pull.Hub {
 		c.where = name.DefaultRegistry
 	}
-	c.guard = newGuard(c.where, p.Insecure, c.idle)
-	c.bottom = transport.NewUserAgent(&retry{next: c.guard, first: c.first, limit: c.limit}, userAgent)
+	c.guard = newGuard(c.where, access.Insecure, c.patience.Idle)
+	c.bottom = transport.NewUserAgent(&retry{next: c.guard, first: c.patience.First, limit: c.patience.Limit}, userAgent)
 	c.http = c.over(c.bottom)
 	if !c.guard.mayPlain(c.where) {
 		c.scheme = "https"
@@ -188,10 +194,9 @@ func (o *oneScheme) RoundTrip(req *http.Request) (*http.Response, error) {
 	return o.next.RoundTrip(req)
 }
 
-// head asks for the digest of the reference; the zero hash if the registry does not
-// say it without sending the manifest.
-func (c *client) head(ctx context.Context) (v1.Hash, error) {
-	res, err := c.do(ctx, http.MethodHead, "/manifests/"+c.ref.identifier(), http.Header{"Accept": {manifest.Accept}})
+// Head is a pull.Registry's.
+func (c *client) Head(ctx context.Context) (v1.Hash, error) {
+	res, err := c.do(ctx, http.MethodHead, "/manifests/"+identifier(c.ref), http.Header{"Accept": {manifest.Accept}})
 	if err != nil {
 		return v1.Hash{}, err
 	}
@@ -209,15 +214,23 @@ func (c *client) head(ctx context.Context) (v1.Hash, error) {
 	return digest, nil
 }
 
+// identifier is what the registry is asked for.
+func identifier(r pull.Reference) string {
+	if r.Digest != "" {
+		return r.Digest
+	}
+	return r.Tag
+}
+
 // document reads a manifest or index, whole and bounded. Its digest is computed; what a
 // header says of it is not read.
 func (c *client) document(ctx context.Context, identifier string) (raw []byte, mediaType string, err error) {
 	for try := 0; ; try++ {
 		raw, mediaType, err = c.documentOnce(ctx, identifier)
-		if err == nil || try == 2 || !passing(err) || ctx.Err() != nil {
+		if err == nil || try == 2 || !transfer.Passing(err) || ctx.Err() != nil {
 			return raw, mediaType, err
 		}
-		if err := sleep(ctx, jitter(c.first)); err != nil {
+		if err := transfer.Wait(ctx, transfer.Jitter(c.patience.First)); err != nil {
 			return nil, "", err
 		}
 	}
@@ -239,13 +252,13 @@ func (c *client) documentOnce(ctx context.Context, identifier string) ([]byte, s
 // readAll reads up to limit bytes; more are an error, and so is a pause of idle.
 func (c *client) readAll(ctx context.Context, r io.ReadCloser, limit int, what string) ([]byte, error) {
 	var idle atomic.Bool
-	watch := time.AfterFunc(c.idle, func() { idle.Store(true); r.Close() })
+	watch := time.AfterFunc(c.patience.Idle, func() { idle.Store(true); r.Close() })
 	defer watch.Stop()
 	var b []byte
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := r.Read(buf)
-		watch.Reset(c.idle)
+		watch.Reset(c.patience.Idle)
 		if b = append(b, buf[:n]...); len(b) > limit {
 			return nil, &manifest.InvalidError{What: what, Err: fmt.Errorf("more than %d bytes", limit)}
 		}
@@ -254,7 +267,7 @@ func (c *client) readAll(ctx context.Context, r io.ReadCloser, limit int, what s
 		}
 		if err != nil {
 			if idle.Load() {
-				err = errIdle
+				err = transfer.ErrIdle
 			}
 			return nil, c.fault(ctx, err)
 		}
@@ -263,7 +276,7 @@ func (c *client) readAll(ctx context.Context, r io.ReadCloser, limit int, what s
 
 // Image reads the manifest for a platform.
 func (c *client) Image(ctx context.Context, want manifest.Want) (*manifest.Image, error) {
-	raw, mediaType, err := c.document(ctx, c.ref.identifier())
+	raw, mediaType, err := c.document(ctx, identifier(c.ref))
 	if err != nil {
 		return nil, err
 	}
@@ -300,7 +313,7 @@ func (c *client) Image(ctx context.Context, want manifest.Want) (*manifest.Image
 
 // config reads a config blob whole.
 func (c *client) config(ctx context.Context, d manifest.Descriptor) ([]byte, error) {
-	r := newBody(ctx, d.Size, c.timing, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return c.blob(ctx, d, offset) })
+	r := transfer.NewBody(ctx, d.Size, c.patience, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return c.blob(ctx, d, offset) })
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, d.Size+1))
 	if err != nil {

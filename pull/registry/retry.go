@@ -1,15 +1,12 @@
-package pull
+package registry
 
 import (
-	"context"
-	"errors"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"strconv"
-	"syscall"
 	"time"
+
+	"skiff/pull/transfer"
 )
 
 // retry sends a request again that failed in a way that may pass: a connection
@@ -29,10 +26,10 @@ func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 		if req.Body != nil || req.Method != http.MethodGet && req.Method != http.MethodHead {
 			return res, err
 		}
-		pause := jitter(wait)
+		pause := transfer.Jitter(wait)
 		switch {
 		case err != nil:
-			if req.Context().Err() != nil || !passing(err) {
+			if req.Context().Err() != nil || !transfer.Passing(err) {
 				return nil, err
 			}
 		case res.StatusCode == http.StatusTooManyRequests, res.StatusCode == http.StatusRequestTimeout,
@@ -51,25 +48,10 @@ func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 			io.CopyN(io.Discard, res.Body, 64<<10)
 			res.Body.Close()
 		}
-		if err := sleep(req.Context(), pause); err != nil {
+		if err := transfer.Wait(req.Context(), pause); err != nil {
 			return nil, err
 		}
 	}
-}
-
-// passing says whether an error of a connection may be gone the next time. A name that is not known
-// and a port where nobody listens are not waited for.
-func passing(err error) bool {
-	var timeout net.Error
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, errIdle) ||
-		errors.As(err, &timeout) && timeout.Timeout() && !isDial(err)
-}
-
-// isDial: a connect that timed out has waited long enough.
-func isDial(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
 }
 
 // retryAfter reads the header, which is seconds or a date. Source: RFC 9110, 10.2.3.
@@ -81,23 +63,4 @@ func retryAfter(value string, now time.Time) (time.Duration, bool) {
 		return max(at.Sub(now), 0), true
 	}
 	return 0, false
-}
-
-// jitter is d give or take a quarter, so that many clients do not come back at once.
-func jitter(d time.Duration) time.Duration {
-	if d < 4 {
-		return d
-	}
-	return d*3/4 + rand.N(d/2)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

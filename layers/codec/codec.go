@@ -1,4 +1,10 @@
-package layers
+// Package codec decompresses layers: gzip and zstd.
+//
+// It stands apart from package layers so that only main imports it: the
+// decoders' tables cost a program's start, and most runs unpack nothing.
+//
+// Limits: no xz, no bzip2. It bounds memory, not output; layers.Options does that.
+package codec
 
 import (
 	"bufio"
@@ -6,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"skiff/layers"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -15,7 +23,7 @@ import (
 // `zstd -19` uses 8 MiB, `zstd --ultra -22` 128 MiB.
 const maxWindow = 128 << 20
 
-// Decompress returns the uncompressed layer in r.
+// Decompress is a layers.Decompressor: it returns the uncompressed layer in r.
 //
 // Detect goes by the first bytes, as docker and containerd do: registries hold
 // layers whose media type is wrong. Any other c must be what is there.
@@ -23,39 +31,39 @@ const maxWindow = 128 << 20
 // Several gzip members or zstd frames are one stream. After the last gzip
 // member there may be zeros, as tapes and some builders leave, and nothing
 // else; a stream that ends early is an error. Errors about the data wrap
-// ErrFormat, those of r itself come as they are. Close gives up what the decoder
+// layers.ErrFormat, those of r itself come as they are. Close gives up what the decoder
 // holds; it does not close r.
-func Decompress(r io.Reader, c Compression) (io.ReadCloser, error) {
+func Decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
 	src := &source{r: r}
 	br := bufio.NewReaderSize(src, 128<<10)
 	magic, err := br.Peek(6)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	found := Plain
+	found := layers.Plain
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		found = Gzip
+		found = layers.Gzip
 	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}),
 		len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18}):
-		found = Zstd // the second is a skippable frame
+		found = layers.Zstd // the second is a skippable frame
 	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}):
 		return nil, malformed("xz compression is not supported")
 	case bytes.HasPrefix(magic, []byte("BZh")):
 		return nil, malformed("bzip2 compression is not supported")
 	}
-	if c != Detect && c != found {
+	if c != layers.Detect && c != found {
 		return nil, malformed("labelled %v, but holds %v", c, found)
 	}
 	switch found {
-	case Gzip:
+	case layers.Gzip:
 		z, err := gzip.NewReader(br)
 		if err != nil {
 			return nil, src.blame(found, err)
 		}
 		z.Multistream(false)
 		return &decoder{kind: found, src: src, r: &members{z, br}, close: func() { z.Close() }}, nil
-	case Zstd:
+	case layers.Zstd:
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(1<<62))
 		if err != nil {
@@ -81,19 +89,19 @@ func (s *source) Read(p []byte) (int, error) {
 }
 
 // blame tells a broken stream from a broken source.
-func (s *source) blame(c Compression, err error) error {
+func (s *source) blame(c layers.Compression, err error) error {
 	if s.err != nil {
 		return s.err
 	}
-	if errors.Is(err, ErrFormat) {
+	if errors.Is(err, layers.ErrFormat) {
 		return err
 	}
-	return fmt.Errorf("%w: %v: %w", ErrFormat, c, unexpected(err))
+	return fmt.Errorf("%w: %v: %w", layers.ErrFormat, c, unexpected(err))
 }
 
 // A decoder is any of the three.
 type decoder struct {
-	kind  Compression
+	kind  layers.Compression
 	src   *source
 	r     io.Reader
 	close func()
@@ -156,4 +164,16 @@ func (m *members) zeros() error {
 			return malformed("garbage after gzip data")
 		}
 	}
+}
+
+func malformed(format string, a ...any) error {
+	return fmt.Errorf("%w: %s", layers.ErrFormat, fmt.Sprintf(format, a...))
+}
+
+// unexpected is for an end that came too early.
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }

@@ -1,0 +1,8 @@
+package layers_test
+
+import (
+	"skiff/layers"
+	"skiff/layers/codec"
+)
+
+func init() { layers.Decompress = codec.Decompress }
