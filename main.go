@@ -7,15 +7,32 @@
 package main
 
 import (
+	"context"
 	"os"
 
 	"skiff/internal/cli"
+	"skiff/internal/late"
 	"skiff/layers"
 	"skiff/layers/codec"
+	"skiff/pull"
 	"skiff/pull/registry"
 )
 
+// lateInit asks package late for its service: what is imported behind it, and by
+// no other package, is initialised where it is first needed, below.
+var lateInit = main
+
 func main() {
-	layers.WorkerMain(codec.Decompress) // returns at once unless this process is one
-	os.Exit(cli.Main(os.Args, registry.Open))
+	layers.WorkerMain(decompressor) // returns at once unless this process is one
+	os.Exit(cli.Main(os.Args, openRegistry))
+}
+
+func decompressor() layers.Decompressor {
+	late.Init()
+	return codec.Decompress
+}
+
+func openRegistry(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Registry, error) {
+	late.Init()
+	return registry.Open(ctx, ref, access)
 }

@@ -16,7 +16,6 @@ import (
 	"skiff/internal/idmap"
 	"skiff/internal/need"
 	"skiff/layers"
-	"skiff/layers/codec"
 	"skiff/run/cgroup"
 
 	"github.com/creack/pty"
@@ -26,7 +25,7 @@ import (
 
 // The test binary plays skiff, so that scripts run the code under test, and pty.
 func TestMain(m *testing.M) {
-	layers.WorkerMain(codec.Decompress) // skiff executes itself, under another name
+	layers.WorkerMain(decompressor) // skiff executes itself, under another name
 	testscript.Main(m, map[string]func(){
 		"skiff": main,
 		"pty":   playTerminal,

@@ -16,7 +16,7 @@ import (
 // before main: every start pays for it. It is compared with the least of
 // initRuns runs, since machines are noisy in one direction only.
 const (
-	initBudget = 1400 * time.Microsecond
+	initBudget = 900 * time.Microsecond
 	initRuns   = 40
 )
 

@@ -29,7 +29,7 @@ import (
 var all = []string{"start", "many", "memory", "init", "syscalls"}
 
 func main() {
-	layers.WorkerMain(codec.Decompress) // skiff's code executes itself, under another name
+	layers.WorkerMain(func() layers.Decompressor { return codec.Decompress }) // skiff's code executes itself, under another name
 	dir := flag.String("dir", "", "keep stores in a new directory of `DIR`; a tmpfs by default")
 	users := flag.String("users", os.Getenv("SKIFF_TEST_USER"), "as root, also run rows as these `USERS`, separated by commas")
 	self := flag.Bool("self", true, "run rows as the caller, besides those of -users")

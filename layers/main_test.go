@@ -25,7 +25,7 @@ import (
 var Decompress Decompressor
 
 func TestMain(m *testing.M) {
-	WorkerMain(Decompress)
+	WorkerMain(func() Decompressor { return Decompress })
 	if os.Getenv("LAYERS_TEST_DENIED") != "" {
 		tryDenied()
 		return

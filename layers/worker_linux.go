@@ -30,11 +30,13 @@ type Decompressor func(r io.Reader, c Compression) (io.ReadCloser, error)
 
 // WorkerMain is a worker's life, in the process that StartWorker made. In any
 // other process it returns at once. main calls it before anything else.
-func WorkerMain(decompress Decompressor) {
+//
+// load is called once, while the process is still free to do what it likes.
+func WorkerMain(load func() Decompressor) {
 	if len(os.Args) == 0 || os.Args[0] != workerName {
 		return
 	}
-	if err := work(workerSocket, decompress); err != nil {
+	if err := work(workerSocket, load()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
