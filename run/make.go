@@ -13,7 +13,6 @@ import (
 	"skiff/pull/store"
 	"skiff/rootfs"
 	"skiff/run/caps"
-	"skiff/run/cgroup"
 	initprogram "skiff/run/init"
 	"skiff/run/seccomp"
 
@@ -218,15 +217,15 @@ func (s *Spec) mounts(o *Options) error {
 	return nil
 }
 
-// namespaces are those that the user asked for, of container id.
-func (r *Runner) namespaces(o *Options, id string) Namespaces {
-	ns := Namespaces{IDs: r.IDs, Network: o.Network, Cgroup: cgroupNamespaces(), CgroupPath: cgroup.Path(id)}
-	if o.HostUsers && ns.IDs.Kind == idmap.Root {
-		ns.IDs = idmap.Map{}
+// namespaces are those that the user asked for.
+func (r *Runner) namespaces(o *Options) Namespaces {
+	ids := r.IDs
+	if o.HostUsers && ids.Kind == idmap.Root {
+		ids = idmap.Map{}
 	}
-	return ns
+	return namespaces(ids, o.Network)
 }
 
-func cgroupNamespaces() bool {
-	return unix.Access("/proc/self/ns/cgroup", unix.F_OK) == nil
+func namespaces(ids idmap.Map, network Network) Namespaces {
+	return Namespaces{IDs: ids, Network: network, Cgroup: unix.Access("/proc/self/ns/cgroup", unix.F_OK) == nil}
 }

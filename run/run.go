@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"time"
 
 	"skiff/internal/idmap"
@@ -26,6 +25,7 @@ type Runner struct {
 	IDs    idmap.Map
 	Say    func(format string, args ...any) // a line for the user; never needed by a program
 	Stderr io.Writer                        // where traces go
+	Early  *Early                           // an init that is on its way, or nil
 }
 
 // Run runs one container in the foreground and returns its status.
@@ -40,17 +40,14 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	if err != nil {
 		return 0, fmt.Errorf("catch signals: %w", err)
 	}
-	if o.Network == NetworkDefault {
-		// The relay locks threads of its own, and ends them: not the container's.
-		runtime.LockOSThread()
+	ns := r.namespaces(o)
+	process := r.Early.take(ns)
+	if process == nil {
+		if process, err = bear(newID(), ns, o.Trace); err != nil {
+			return 0, err
+		}
 	}
-	id := newID()
-	ns := r.namespaces(o, id)
-	process, err := bear(&ns, o.Trace)
-	if err != nil {
-		return 0, err
-	}
-	c, err := r.create(o, img, &ns, id)
+	c, err := r.create(o, img, process)
 	if err != nil {
 		return 0, process.abandon(err)
 	}
@@ -129,7 +126,7 @@ func (r *Runner) begin(pr *Process, o *Options, img *store.Image, id string, net
 		}
 		ns := *pr.ns
 		ns.IDs = idmap.Map{}
-		if pr, err = bear(&ns, o.Trace); err != nil {
+		if pr, err = bear(id, ns, o.Trace); err != nil {
 			return nil, err
 		}
 	}
@@ -139,7 +136,8 @@ func (r *Runner) begin(pr *Process, o *Options, img *store.Image, id string, net
 // operation a line.
 func (r *Runner) Explain(o *Options, img *store.Image) (*Spec, []string, error) {
 	id := newID()
-	ns := r.namespaces(o, id)
+	ns := r.namespaces(o)
+	ns.CgroupPath = cgroup.Path(id)
 	s, err := makeSpec(o, id, img, r.Store, ns, Link{}, stackOf(r.Store, img).ReadFile)
 	if err != nil {
 		return nil, nil, err
@@ -167,14 +165,14 @@ func newID() string {
 
 // create makes the container's directory and record, and only then looks
 // whether its layers are there: see package store on why in this order.
-func (r *Runner) create(o *Options, img *store.Image, ns *Namespaces, id string) (*state.Handle, error) {
+func (r *Runner) create(o *Options, img *store.Image, pr *Process) (*state.Handle, error) {
 	if err := makeSkeleton(r.Store); err != nil {
 		return nil, r.Store.Explain("make skeleton", r.Store.Path("skeleton"), err)
 	}
 	c := state.Container{
-		ID: id, Name: o.Name, Image: o.Image, ImageID: img.ID.String(), Command: o.Command,
+		ID: pr.ID, Name: o.Name, Image: o.Image, ImageID: img.ID.String(), Command: o.Command,
 		Labels: o.Labels, Remove: o.Remove, Created: time.Now().UTC(),
-		Cgroup: ns.CgroupPath,
+		Cgroup: pr.ns.CgroupPath,
 	}
 	for _, d := range img.DiffIDs {
 		c.Layers = append(c.Layers, d.String())
@@ -241,6 +239,7 @@ func (r *Runner) leave(c *state.Handle) error {
 
 // Sweep removes what killed processes left.
 func (r *Runner) Sweep() {
+	cgroup.Sweep()
 	dead, _ := state.Open(r.Store.Root()).Dead()
 	r.sweep(dead)
 }
@@ -249,6 +248,7 @@ func (r *Runner) Sweep() {
 // returns what waits for the end of it.
 func (r *Runner) sweepBeside() (wait func()) {
 	dead, _ := state.Open(r.Store.Root()).Dead()
+	cgroup.Sweep()
 	if len(dead) == 0 && r.Store.Swept() {
 		return func() {}
 	}

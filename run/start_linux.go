@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -17,6 +18,7 @@ import (
 
 // A Process is a container's init, from its birth to its status.
 type Process struct {
+	ID     string // of the container
 	PID    int
 	Pidfd  int
 	Master *os.File // the terminal's master, or nil
@@ -42,22 +44,32 @@ type trace struct {
 // shares the host's user namespace.
 var errNoIDMap = errors.New("file system cannot be id-mapped")
 
-// bear makes the container's init, which is tied to the thread: see plan.Start.
-// It makes its namespaces while its ids are being written, and then waits for
-// start. Without that it must be abandoned.
-func bear(ns *Namespaces, traced bool) (*Process, error) {
+// bear makes the init of container id, which is tied to the thread: see
+// plan.Start. It makes its namespaces while its ids are being written, and then
+// waits for start. Without that it must be abandoned.
+func bear(id string, ns Namespaces, traced bool) (_ *Process, err error) {
+	ns.CgroupPath = cgroup.Path(id)
+	if ns.Network == NetworkDefault {
+		// The relay locks threads of its own, and ends them: not the container's.
+		runtime.LockOSThread()
+		defer func() {
+			if err != nil {
+				runtime.UnlockOSThread()
+			}
+		}()
+	}
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
 		return nil, fmt.Errorf("pidfd_open: %w", err)
 	}
-	birth := newBirthPlan(ns, self)
-	pr := &Process{ns: ns, self: self, birth: birth, rest: birth.Then()}
+	birth := newBirthPlan(&ns, self)
+	pr := &Process{ID: id, ns: &ns, self: self, birth: birth, rest: birth.Then()}
 	list := birth.Plan
 	var tr *plan.Trace
 	if traced {
 		list, tr = birth.Traced()
 	}
-	if pr.task, err = startIn(ns, list, birth.flags); err != nil {
+	if pr.task, err = startIn(&ns, list, birth.flags); err != nil {
 		unix.Close(self)
 		return nil, err
 	}
@@ -80,6 +92,9 @@ func bear(ns *Namespaces, traced bool) (*Process, error) {
 func (pr *Process) abandon(err error) error {
 	pr.kill()
 	_, failure := pr.task.Wait()
+	if pr.ns.CgroupPath != "" {
+		cgroup.Remove(pr.ns.CgroupPath) // or Sweep does
+	}
 	if failure == nil {
 		return err
 	}

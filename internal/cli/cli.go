@@ -57,6 +57,10 @@ func Main(args []string, open pull.Opener) int {
 	if len(args) == 2 && args[1] == helloName {
 		return hello()
 	}
+	if len(args) > 2 && args[1] == "run" {
+		anticipate(args[2:])
+		defer func() { early.Abandon() }()
+	}
 	// -h is docker's --hostname.
 	cli.HelpFlag = &cli.BoolFlag{Name: "help", Usage: "show help", DisableDefaultText: true}
 	app := &cli.App{

@@ -133,28 +133,26 @@ func parseLabels(c *cli.Context, o *run.Options) error {
 	return nil
 }
 
-func parseNetwork(c *cli.Context, o *run.Options) error {
-	mode := c.String("network")
-	if mode == "" {
-		mode = "none"
-		if c.Args().First() != helloReference {
-			mode = "default"
-		}
+func parseNetwork(c *cli.Context, o *run.Options) (err error) {
+	o.Network, err = network(c.String("network"), c.Args().First())
+	return err
+}
+
+// network is the mode of the network by its name, "" for an image's default.
+func network(mode, image string) (run.Network, error) {
+	switch {
+	case mode == "" && image == helloReference, mode == "none":
+		return run.NetworkNone, nil
+	case mode == "host":
+		return run.NetworkHost, nil
+	case mode == "", mode == "default":
+		return run.NetworkDefault, nil
+	case mode != "bridge":
+		return "", flagError("network", mode, "default, none or host")
+	case os.Geteuid() != 0:
+		return "", flagError("network", mode, "needs root; `default` gives users an address, too")
 	}
-	switch mode {
-	case "none", "host":
-		o.Network = run.Network(mode)
-	case "default":
-		o.Network = run.NetworkDefault
-	case "bridge":
-		if os.Geteuid() != 0 {
-			return flagError("network", mode, "needs root; `default` gives users an address, too")
-		}
-		o.Network = run.NetworkDefault
-	default:
-		return flagError("network", mode, "default, none or host")
-	}
-	return nil
+	return run.NetworkDefault, nil
 }
 
 func parseHosts(c *cli.Context, o *run.Options) error {

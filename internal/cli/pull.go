@@ -95,6 +95,7 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 			return img, nil
 		}
 	}
+	early.Abandon() // this takes long
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	unpacker := run.NewUnpacker(r.Store, r.IDs)

@@ -20,6 +20,18 @@ const mountPoint = "/sys/fs/cgroup"
 // Path is the directory that Make would make for a container of this id, or ""
 // if it would make none. Nothing is touched.
 func Path(id string) string {
+	dir := callers()
+	if dir == "" {
+		return ""
+	}
+	return filepath.Join(dir, prefix+id)
+}
+
+// prefix is that of the name of a container's group.
+const prefix = "skiff-"
+
+// callers is the directory of the caller's group, or "" if it can make none in it.
+func callers() string {
 	var fs unix.Statfs_t
 	if unix.Statfs(mountPoint, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
 		return ""
@@ -32,7 +44,31 @@ func Path(id string) string {
 	if dir = filepath.Join(mountPoint, dir); !ok || unix.Access(dir, unix.W_OK) != nil {
 		return ""
 	}
-	return filepath.Join(dir, "skiff-"+id)
+	return dir
+}
+
+// strayAge is how old an empty group is that was left by a skiff that died
+// before it wrote down that it had made one. Any start takes less.
+const strayAge = time.Minute
+
+// Sweep removes such groups below the caller's. Only empty ones go.
+func Sweep() {
+	dir := callers()
+	if dir == "" {
+		return
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) {
+			continue
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > strayAge {
+			unix.Rmdir(filepath.Join(dir, e.Name())) // EBUSY: it is a container's
+		}
+	}
 }
 
 // own is the caller's group, from /proc/PID/cgroup. It is not to be had if it
