@@ -203,9 +203,7 @@ func (b *builder) sys() {
 	}
 	b.mount("mount sys", "sysfs", ".", "sysfs", flags, "")
 	b.leave()
-	if b.r.Cgroup {
-		b.mount("mount cgroup", "cgroup", "sys/fs/cgroup", "cgroup2", flags, "").Ignore(unix.EPERM, unix.ENOENT, unix.EBUSY, unix.ENODEV)
-	}
+	b.mount("mount cgroup", "cgroup", "sys/fs/cgroup", "cgroup2", flags, "").Ignore(unix.EPERM, unix.ENOENT, unix.EBUSY, unix.ENODEV)
 }
 
 // masks hides paths of /proc and /sys, which are our own mounts, so strings

@@ -26,7 +26,6 @@ type Root struct {
 	UserNS   bool // the task is in a user namespace: no device can be made
 	IDMapped bool // Store is seen through an id-mapped mount, given in Built.StoreTree
 	HostNet  bool // the network namespace is the host's: no sysfs of our own
-	Cgroup   bool // there is a cgroup namespace and a version 2 hierarchy
 
 	Terminal   bool
 	Privileged bool

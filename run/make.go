@@ -65,7 +65,7 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Names
 		Upper: "containers/" + id + "/upper", Work: "containers/" + id + "/work",
 		Volatile: o.Remove, ReadOnly: o.ReadOnly,
 		UserNS: ids.Kind != idmap.Host, IDMapped: ids.Kind == idmap.Root,
-		HostNet: o.Network == NetworkHost, Cgroup: s.Cgroup,
+		HostNet:  o.Network == NetworkHost,
 		Terminal: o.Terminal, Privileged: o.Privileged, ShmSize: o.ShmSize,
 		Dirs: []string{s.Cwd}, Files: etcFiles(o, s.Hostname, link),
 	}
@@ -227,5 +227,5 @@ func (r *Runner) namespaces(o *Options) Namespaces {
 }
 
 func namespaces(ids idmap.Map, network Network) Namespaces {
-	return Namespaces{IDs: ids, Network: network, Cgroup: unix.Access("/proc/self/ns/cgroup", unix.F_OK) == nil}
+	return Namespaces{IDs: ids, Network: network}
 }

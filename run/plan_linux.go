@@ -40,12 +40,10 @@ func newBirthPlan(ns *Namespaces, self int) *birthPlan {
 	}
 	// The task makes the other namespaces by itself: they take most of a
 	// millisecond, in which the parent has something else to do.
-	late := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	// The root of its cgroup namespace is the group that it is born in.
+	late := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
 	if ns.Network != NetworkHost {
 		late |= unix.CLONE_NEWNET
-	}
-	if ns.Cgroup {
-		late |= unix.CLONE_NEWCGROUP // its root is the group that the task is born in
 	}
 	p.Call("unshare", unix.SYS_UNSHARE, plan.Int(late))
 	if ns.Network == NetworkDefault {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"time"
+	"unsafe"
 
 	"skiff/internal/idmap"
 	"skiff/internal/signals"
@@ -156,10 +157,10 @@ func stackOf(st *store.Store, img *store.Image) (stack layers.Stack) {
 }
 
 // newID asks the kernel itself: the first use of crypto/rand sets a timer, for
-// which the runtime starts its poller.
+// which the runtime starts its poller, and that of the vDSO maps memory.
 func newID() string {
 	var b [32]byte
-	unix.Getrandom(b[:], 0) // up to 256 bytes come whole, random(4)
+	unix.RawSyscall(unix.SYS_GETRANDOM, uintptr(unsafe.Pointer(&b)), uintptr(len(b)), 0) // up to 256 bytes come whole, random(4)
 	return hex.EncodeToString(b[:])
 }
 

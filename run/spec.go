@@ -42,7 +42,6 @@ type Spec struct {
 type Namespaces struct {
 	IDs        idmap.Map
 	Network    Network
-	Cgroup     bool   // a cgroup namespace
 	CgroupPath string // directory of a cgroup of its own to make, or "" for the caller's
 }
 
