@@ -36,29 +36,32 @@ type Built struct {
 	Slave     plan.Reg   // the terminal's slave, to become the task's stdio
 }
 
-// A builder writes one root into a plan. The directory store is the working
-// directory until the overlay stands, root from then on.
+// A builder writes one root into a plan. The working directory is the stage,
+// then the store until the overlay stands, and root from then on.
 type builder struct {
 	*plan.Plan
-	r     *Root
-	store plan.Reg
-	root  plan.Reg
+	r        *Root
+	stageDir plan.Reg
+	root     plan.Reg
 }
 
 // Build appends to p what makes r, up to and including the change of root. The
-// task's working directory is / afterwards.
+// task's working directory is the stage of BuildKernel before, / afterwards.
 func Build(p *plan.Plan, r *Root) *Built {
-	b := &builder{Plan: p, r: r, store: p.Reg(), root: p.Reg()}
+	b := &builder{Plan: p, r: r, stageDir: p.Reg(), root: p.Reg()}
 	out := &Built{StoreTree: p.Reg(), Master: p.Reg(), Slave: p.Reg()}
 
-	// Nothing of ours reaches the host; the host's unmounts still reach us.
-	b.mount("own mounts", "", "/", "", unix.MS_REC|unix.MS_SLAVE, "")
-	b.enterStore(out)
+	b.openat("open stage", plan.Int(unix.AT_FDCWD), ".", unix.O_PATH|unix.O_DIRECTORY, 0).Into(b.stageDir)
 	b.files()
+	b.enterStore(out)
 	b.overlay()
-	b.proc()
-	b.sys()
-	b.dev(out)
+	for _, name := range []string{"proc", "sys", "dev"} {
+		b.fromStage(name)
+	}
+	b.mount("mount shm", "shm", "dev/shm", "tmpfs", nosdx, fmt.Sprintf("mode=1777,size=%d", r.ShmSize))
+	if r.Terminal {
+		b.terminal(out)
+	}
 	b.placeFiles()
 	for i := range r.Mounts {
 		out.Trees = append(out.Trees, b.userMount(&r.Mounts[i]))
@@ -66,7 +69,6 @@ func Build(p *plan.Plan, r *Root) *Built {
 	for _, dir := range r.Dirs {
 		b.makeDir(dir)
 	}
-	b.masks()
 	if r.ReadOnly {
 		b.Call("read-only root", unix.SYS_MOUNT_SETATTR, b.root.Arg(), b.Str(""), plan.Int(unix.AT_EMPTY_PATH),
 			b.attr(unix.MOUNT_ATTR_RDONLY, 0, 0), plan.Int(sizeofMountAttr))
@@ -79,42 +81,45 @@ func Build(p *plan.Plan, r *Root) *Built {
 // if there is one: the ids in the store are the container's own.
 func (b *builder) enterStore(out *Built) {
 	if b.r.IDMapped {
-		// Overlay wants its directories attached. Not on /: what is mounted there
-		// would end up above the old root and hide it from the umount of pivot.
-		attached := b.Reg()
-		for i, at := range []string{"/etc", "/usr"} {
-			op := b.Call("attach store", unix.SYS_MOVE_MOUNT, out.StoreTree.Arg(), b.Str(""), plan.Int(unix.AT_FDCWD), b.Str(at), plan.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).Into(attached).At(at)
-			if i == 0 {
-				op.Ignore(unix.ENOENT)
-			} else {
-				op.Unless(attached)
-			}
-		}
+		// Overlay wants its directories attached.
+		b.putAside("attach store", out.StoreTree)
 		b.Call("enter store", unix.SYS_FCHDIR, out.StoreTree.Arg()).At(b.r.Store)
 	} else {
 		b.Call("enter store", unix.SYS_CHDIR, b.Str(b.r.Store)).At(b.r.Store)
 	}
-	b.openat("open store", plan.Int(unix.AT_FDCWD), ".", unix.O_PATH|unix.O_DIRECTORY, 0).Into(b.store)
 }
 
-// filesDir holds skiff's own small files: a tmpfs over a directory of the
-// store that every store has, seen by this mount namespace alone.
-const filesDir = "volumes"
+// putAside mounts a tree somewhere on the host's root, where it ends with it.
+// Not on / itself: what is mounted there would end up above the old root and hide
+// it from the umount of pivot.
+func (b *builder) putAside(step string, tree plan.Reg) {
+	attached := b.Reg()
+	for i, at := range []string{"/etc", "/usr"} {
+		op := b.Call(step, unix.SYS_MOVE_MOUNT, tree.Arg(), b.Str(""), plan.Int(unix.AT_FDCWD), b.Str(at), plan.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).Into(attached).At(at)
+		if i == 0 {
+			op.Ignore(unix.ENOENT)
+		} else {
+			op.Unless(attached)
+		}
+	}
+}
 
-// maskDir holds the empty directory that hides others, in the same way.
-const maskDir = "networks"
+// fromStage moves one of the kernel's file systems into the root. It must find a
+// directory there, which is made if missing, and no link: CVE-2026-41579,
+// CVE-2019-19921.
+func (b *builder) fromStage(name string) {
+	fd := b.Reg()
+	b.mkdir(name)
+	b.openat2("open /"+name, b.root, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, plain).Into(fd).At("/" + name)
+	b.Call("attach /"+name, unix.SYS_MOVE_MOUNT, b.stageDir.Arg(), b.Str(name), fd.Arg(), b.Str(""), plan.Int(unix.MOVE_MOUNT_T_EMPTY_PATH))
+	b.close(fd)
+}
 
+// files writes skiff's own files on the stage.
 func (b *builder) files() {
-	if len(b.r.Masked) > 0 {
-		b.mount("mount mask", "tmpfs", maskDir, "tmpfs", nosdx|unix.MS_RDONLY, "size=0k,mode=0755,nr_inodes=2")
-	}
-	if len(b.r.Files) == 0 {
-		return
-	}
-	b.mount("mount files", "tmpfs", filesDir, "tmpfs", nosdx, "mode=0755,size=1m")
 	fd := b.Reg()
 	for i, f := range b.r.Files {
-		b.openat("make "+f.Path, plan.Int(unix.AT_FDCWD), fileName(i), unix.O_CREAT|unix.O_WRONLY, 0o644).Into(fd)
+		b.openat("make "+f.Path, b.stageDir.Arg(), fileName(i), unix.O_CREAT|unix.O_WRONLY, 0o644).Into(fd)
 		b.Call("write "+f.Path, unix.SYS_WRITE, fd.Arg(), b.Str(f.Content), plan.Int(len(f.Content)))
 		b.close(fd)
 	}
@@ -150,9 +155,9 @@ func (b *builder) overlay() {
 // Documentation/filesystems/overlayfs.rst, "lowerdir+", kernel 6.7.
 func (b *builder) longOverlay(top []string, at string) {
 	fs, tree := b.Reg(), b.Reg()
-	const flag, text, create = 0, 1, 6 // FSCONFIG_SET_FLAG, _SET_STRING, _CMD_CREATE
+	const flag = 0 // FSCONFIG_SET_FLAG
 	set := func(key, value string) {
-		b.Call("set "+key, unix.SYS_FSCONFIG, fs.Arg(), plan.Int(text), b.Str(key), b.Str(value), plan.Int(0)).At(value)
+		b.Call("set "+key, unix.SYS_FSCONFIG, fs.Arg(), plan.Int(setString), b.Str(key), b.Str(value), plan.Int(0)).At(value)
 	}
 	b.Call("open overlay", unix.SYS_FSOPEN, b.Str("overlay"), plan.Int(unix.FSOPEN_CLOEXEC)).Into(fs)
 	for _, dir := range top {
@@ -171,83 +176,16 @@ func (b *builder) longOverlay(top []string, at string) {
 	b.close(tree)
 }
 
-// proc mounts a process table of the container's own pid namespace. Where the
-// kernel forbids a new one, because this host's own /proc is partly hidden as
-// in many build pods, the host's is shown instead.
-func (b *builder) proc() {
-	made := b.Reg()
-	b.enter("proc")
-	b.mount("mount proc", "proc", ".", "proc", nosdx, "").Into(made).Ignore(unix.EPERM)
-	b.mount("bind proc", "/proc", ".", "", unix.MS_BIND|unix.MS_REC, "").Unless(made)
-	b.leave()
-}
-
-func (b *builder) sys() {
-	flags := uintptr(nosdx)
-	if !b.r.Privileged {
-		flags |= unix.MS_RDONLY
-	}
-	b.enter("sys")
-	if b.r.HostNet && b.r.UserNS {
-		// A new sysfs shows the network namespace, which must be ours.
-		b.mount("bind sys", "/sys", ".", "", unix.MS_BIND|unix.MS_REC, "")
-		b.leave()
-		if !b.r.Privileged {
-			sys := b.Reg()
-			b.openat("open sys", b.root.Arg(), "sys", unix.O_PATH, 0).Into(sys)
-			b.Call("read-only sys", unix.SYS_MOUNT_SETATTR, sys.Arg(), b.Str(""), plan.Int(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE),
-				b.attr(unix.MOUNT_ATTR_RDONLY, 0, 0), plan.Int(sizeofMountAttr)).Ignore(unix.EPERM)
-			b.close(sys)
-		}
-		return
-	}
-	b.mount("mount sys", "sysfs", ".", "sysfs", flags, "")
-	b.leave()
-	b.mount("mount cgroup", "cgroup", "sys/fs/cgroup", "cgroup2", flags, "").Ignore(unix.EPERM, unix.ENOENT, unix.EBUSY, unix.ENODEV)
-}
-
-// masks hides paths of /proc and /sys, which are our own mounts, so strings
-// are safe. Which of them exist depends on the kernel.
-func (b *builder) masks() {
-	for _, name := range b.r.Masked {
-		if dir, ok := strings.CutSuffix(name, "/"); ok {
-			// One empty directory serves all: a bind keeps its read-only flag.
-			found, tree := b.Preset(-1), b.Preset(-1)
-			b.openat("mask "+dir, b.root.Arg(), dir[1:], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0).Into(found).Ignore(unix.ENOENT)
-			b.Call("mask "+dir, unix.SYS_OPEN_TREE, b.store.Arg(), b.Str(maskDir), plan.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Into(tree).When(found)
-			b.Call("mask "+dir, unix.SYS_MOVE_MOUNT, tree.Arg(), b.Str(""), found.Arg(), b.Str(""), plan.Int(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)).When(found)
-			b.close(tree).When(found)
-			b.close(found).When(found)
-		} else {
-			b.mount("mask "+name, "dev/null", name[1:], "", unix.MS_BIND, "").Ignore(unix.ENOENT)
-		}
-	}
-	for _, name := range b.r.ReadOnlyPaths {
-		found := b.Reg()
-		b.mount("read-only "+name, name[1:], name[1:], "", unix.MS_BIND|unix.MS_REC, "").Into(found).Ignore(unix.ENOENT)
-		b.mount("read-only "+name, "", name[1:], "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|nosdx, "").When(found)
-	}
-}
-
 // pivot leaves the host's tree. With "." for both, the old root ends up on top
 // of the new one and is detached from there. Source: pivot_root(2), NOTES.
 func (b *builder) pivot() {
+	b.putAside("put stage aside", b.stageDir)
 	dot := b.Str(".")
 	b.Call("pivot_root", unix.SYS_PIVOT_ROOT, dot, dot)
 	b.Call("detach host", unix.SYS_UMOUNT2, dot, plan.Int(unix.MNT_DETACH))
 	b.Call("enter /", unix.SYS_CHDIR, b.Str("/"))
 	b.close(b.root)
-	b.close(b.store)
-}
-
-// enter makes a directory directly below the root the working directory. It
-// is made if missing and must not be a link: CVE-2026-41579, CVE-2019-19921.
-func (b *builder) enter(name string) {
-	fd := b.Reg()
-	b.mkdir(name)
-	b.openat2("open /"+name, b.root, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, plain).Into(fd).At("/" + name)
-	b.Call("enter /"+name, unix.SYS_FCHDIR, fd.Arg())
-	b.close(fd)
+	b.close(b.stageDir)
 }
 
 func (b *builder) leave() { b.Call("back to root", unix.SYS_FCHDIR, b.root.Arg()) }

@@ -2,7 +2,6 @@ package rootfs
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"skiff/internal/plan"
 
@@ -25,19 +24,19 @@ var devLinks = []struct{ name, target string }{
 
 // dev mounts a fresh /dev, so that nothing of the image's own is ever opened
 // as a device or a terminal.
-func (b *builder) dev(out *Built) {
-	b.enter("dev")
-	b.mount("mount dev", "tmpfs", ".", "tmpfs", nosuid|unix.MS_STRICTATIME, "mode=0755,size=65536k")
-	b.leave()
+//
+// Its shm and the terminal are the root's.
+func (b *builder) dev(k *Kernel) {
+	b.mkdir("dev")
+	b.mount("mount dev", "tmpfs", "dev", "tmpfs", nosuid|unix.MS_STRICTATIME, "mode=0755,size=65536k")
 	for _, dir := range []string{"dev/pts", "dev/shm", "dev/mqueue"} {
 		b.mkdir(dir)
 	}
 	b.mount("mount pts", "devpts", "dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
-	b.mount("mount shm", "shm", "dev/shm", "tmpfs", nosdx, fmt.Sprintf("mode=1777,size=%d", b.r.ShmSize))
 	b.mount("mount mqueue", "mqueue", "dev/mqueue", "mqueue", nosdx, "").Ignore(unix.ENODEV)
 	for _, d := range devices {
 		name := "dev/" + d.name
-		if b.r.UserNS {
+		if k.UserNS {
 			// A device made in a user namespace cannot be opened: the host's
 			// node is bound over an empty file.
 			b.mknod(name, unix.S_IFREG|0o666, 0)
@@ -49,9 +48,6 @@ func (b *builder) dev(out *Built) {
 	}
 	for _, l := range devLinks {
 		b.Call("link /"+l.name, unix.SYS_SYMLINKAT, b.Str(l.target), plan.Int(unix.AT_FDCWD), b.Str(l.name))
-	}
-	if b.r.Terminal {
-		b.terminal(out)
 	}
 }
 

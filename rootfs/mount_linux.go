@@ -23,7 +23,7 @@ func (b *builder) placeFiles() {
 		// A link that leads nowhere, as /etc/resolv.conf often does.
 		b.Call("replace "+f.Path, unix.SYS_UNLINKAT, parent.Arg(), b.Str(path.Base(name)), plan.Int(0)).Ignore(unix.ENOENT).Unless(target)
 		b.touch(f.Path, name, parent, target)
-		b.Call("bind "+f.Path, unix.SYS_OPEN_TREE, b.store.Arg(), b.Str(fileName(i)), plan.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Into(tree)
+		b.Call("bind "+f.Path, unix.SYS_OPEN_TREE, b.stageDir.Arg(), b.Str(fileName(i)), plan.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Into(tree)
 		b.attach("bind "+f.Path, tree, target, f.Path)
 		b.close(parent).When(parent)
 	}

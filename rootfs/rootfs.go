@@ -23,19 +23,13 @@ type Root struct {
 	Volatile bool     // nothing of Upper needs to survive: never synced
 	ReadOnly bool     // / itself is read-only; mounts below it are not affected
 
-	UserNS   bool // the task is in a user namespace: no device can be made
 	IDMapped bool // Store is seen through an id-mapped mount, given in Built.StoreTree
-	HostNet  bool // the network namespace is the host's: no sysfs of our own
 
-	Terminal   bool
-	Privileged bool
-	ShmSize    int64    // bytes of /dev/shm
-	Dirs       []string // absolute; made if missing, such as the working directory
-	Files      []File   // small files that skiff provides, such as /etc/hosts
-	Mounts     []Mount
-
-	Masked        []string // absolute; hidden. Directories end in /
-	ReadOnlyPaths []string // absolute; below /proc or /sys
+	Terminal bool
+	ShmSize  int64    // bytes of /dev/shm
+	Dirs     []string // absolute; made if missing, such as the working directory
+	Files    []File   // small files that skiff provides, such as /etc/hosts
+	Mounts   []Mount
 }
 
 // A File is put over a path of the image. If the path's link leads nowhere the

@@ -35,7 +35,7 @@ func (e *Early) take(want Namespaces) *Process {
 	if e == nil || e.process == nil {
 		return nil
 	}
-	if have := e.process.ns; have.IDs.Kind != want.IDs.Kind || have.Network != want.Network {
+	if have := e.process.ns; have.IDs.Kind != want.IDs.Kind || have.Network != want.Network || !have.Kernel.Equal(want.Kernel) {
 		e.Abandon()
 		return nil
 	}

@@ -42,18 +42,17 @@ func planSpec(kind idmap.Kind, network Network, tty bool) *Spec {
 	return &Spec{
 		ID: "0123", Hostname: "box", Args: []string{"ls", "-l"}, Env: []string{"PATH=/bin:/usr/bin"}, Cwd: "/srv",
 		User: User{Groups: []uint32{0}}, Terminal: tty,
-		Namespaces:   Namespaces{IDs: idmap.Map{Kind: kind}, Network: network},
+		Namespaces:   namespaces(idmap.Map{Kind: kind}, network),
 		Capabilities: caps.Default, Umask: 0o022,
 		Rlimits: []Rlimit{{Name: "nofile", Resource: 7, Soft: 1, Hard: 2}},
 		Seccomp: [][]byte{make([]byte, 8)},
 		Root: rootfs.Root{
 			Store: "/store", Lower: []string{"layers/a/fs", "layers/b/fs"},
 			Upper: "containers/0123/upper", Work: "containers/0123/work",
-			UserNS: kind != idmap.Host, IDMapped: kind == idmap.Root, HostNet: network == NetworkHost,
+			IDMapped: kind == idmap.Root,
 			Terminal: tty, ShmSize: 1 << 26, Dirs: []string{"/srv"},
 			Files:  []rootfs.File{{Path: "/etc/hosts", Content: "127.0.0.1\tlocalhost\n"}},
 			Mounts: []rootfs.Mount{{Type: "bind", Source: "/host", Dir: true, Destination: "/mnt", ReadOnly: true, IDMapped: kind == idmap.Root}},
-			Masked: rootfs.DefaultMasked, ReadOnlyPaths: rootfs.DefaultReadOnly,
 		},
 	}
 }

@@ -64,17 +64,9 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Names
 		Store: st.Root(), Lower: append([]string{skeletonDir}, lowers(st, img)...),
 		Upper: "containers/" + id + "/upper", Work: "containers/" + id + "/work",
 		Volatile: o.Remove, ReadOnly: o.ReadOnly,
-		UserNS: ids.Kind != idmap.Host, IDMapped: ids.Kind == idmap.Root,
-		HostNet:  o.Network == NetworkHost,
-		Terminal: o.Terminal, Privileged: o.Privileged, ShmSize: o.ShmSize,
+		IDMapped: ids.Kind == idmap.Root,
+		Terminal: o.Terminal, ShmSize: o.ShmSize,
 		Dirs: []string{s.Cwd}, Files: etcFiles(o, s.Hostname, link),
-	}
-	if err := checkMasks(o.Mask); err != nil {
-		return nil, err
-	}
-	if !o.Privileged {
-		s.Root.Masked, s.Root.ReadOnlyPaths = unmasked(rootfs.DefaultMasked, o.Unmask), unmasked(rootfs.DefaultReadOnly, o.Unmask)
-		s.Root.Masked = append(s.Root.Masked, masked(o.Mask)...)
 	}
 	return s, s.mounts(o)
 }
@@ -217,15 +209,28 @@ func (s *Spec) mounts(o *Options) error {
 	return nil
 }
 
-// namespaces are those that the user asked for.
-func (r *Runner) namespaces(o *Options) Namespaces {
+// namespaces are those that the user asked for, and what the init makes in them.
+func (r *Runner) namespaces(o *Options) (Namespaces, error) {
 	ids := r.IDs
 	if o.HostUsers && ids.Kind == idmap.Root {
 		ids = idmap.Map{}
 	}
-	return namespaces(ids, o.Network)
+	ns := namespaces(ids, o.Network)
+	k := &ns.Kernel
+	if o.Privileged {
+		k.Privileged, k.Masked, k.ReadOnlyPaths = true, nil, nil
+	} else if o.Unmask != nil || o.Mask != nil {
+		k.Masked, k.ReadOnlyPaths = unmasked(k.Masked, o.Unmask), unmasked(k.ReadOnlyPaths, o.Unmask)
+		k.Masked = append(k.Masked, masked(o.Mask)...)
+	}
+	return ns, checkMasks(o.Mask)
 }
 
+// namespaces are those of a container with these ids and this network, and
+// nothing unusual.
 func namespaces(ids idmap.Map, network Network) Namespaces {
-	return Namespaces{IDs: ids, Network: network}
+	return Namespaces{IDs: ids, Network: network, Kernel: rootfs.Kernel{
+		UserNS: ids.Kind != idmap.Host, HostNet: network == NetworkHost,
+		Masked: rootfs.DefaultMasked, ReadOnlyPaths: rootfs.DefaultReadOnly,
+	}}
 }

@@ -61,6 +61,7 @@ func newBirthPlan(ns *Namespaces, self int) *birthPlan {
 		p.becomeRoot()
 		p.Tie(self)
 	}
+	rootfs.BuildKernel(p.Plan, &ns.Kernel)
 	return p
 }
 

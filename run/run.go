@@ -41,7 +41,10 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	if err != nil {
 		return 0, fmt.Errorf("catch signals: %w", err)
 	}
-	ns := r.namespaces(o)
+	ns, err := r.namespaces(o)
+	if err != nil {
+		return 0, err
+	}
 	process := r.Early.take(ns)
 	if process == nil {
 		if process, err = bear(newID(), ns, o.Trace); err != nil {
@@ -126,7 +129,7 @@ func (r *Runner) begin(pr *Process, o *Options, img *store.Image, id string, net
 			return nil, err
 		}
 		ns := *pr.ns
-		ns.IDs = idmap.Map{}
+		ns.IDs, ns.Kernel.UserNS = idmap.Map{}, false
 		if pr, err = bear(id, ns, o.Trace); err != nil {
 			return nil, err
 		}
@@ -137,7 +140,10 @@ func (r *Runner) begin(pr *Process, o *Options, img *store.Image, id string, net
 // operation a line.
 func (r *Runner) Explain(o *Options, img *store.Image) (*Spec, []string, error) {
 	id := newID()
-	ns := r.namespaces(o)
+	ns, err := r.namespaces(o)
+	if err != nil {
+		return nil, nil, err
+	}
 	ns.CgroupPath = cgroup.Path(id)
 	s, err := makeSpec(o, id, img, r.Store, ns, Link{}, stackOf(r.Store, img).ReadFile)
 	if err != nil {

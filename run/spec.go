@@ -42,7 +42,8 @@ type Spec struct {
 type Namespaces struct {
 	IDs        idmap.Map
 	Network    Network
-	CgroupPath string // directory of a cgroup of its own to make, or "" for the caller's
+	Kernel     rootfs.Kernel // what the init makes of it
+	CgroupPath string        // directory of a cgroup of its own to make, or "" for the caller's
 }
 
 // A Size is a terminal's, in characters. Source: runtime-spec config.md,

@@ -94,8 +94,8 @@ func anticipate(args []string) {
 			}
 		case helloReference:
 			image = a
-		case "--userns", "--help":
-			return
+		case "--userns", "--privileged", "--security-opt", "--help":
+			return // rare, and told only by a closer look
 		}
 	}
 	if mode, err := network(name, image); err == nil {
