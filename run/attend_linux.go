@@ -34,15 +34,21 @@ type attendant struct {
 func (a *attendant) wait() {
 	fds := []unix.PollFd{{Fd: int32(a.Pidfd), Events: unix.POLLIN}, {Fd: int32(a.signals), Events: unix.POLLIN}}
 	var buf [64]byte
+	timeout := idleAfter
 	for fds[0].Revents == 0 {
-		if n, err := unix.Poll(fds, -1); err != nil || n == 0 {
+		n, err := unix.Poll(fds, timeout)
+		if n == 0 && err == nil {
+			forgetProgram()
+			timeout = -1
+		}
+		if n <= 0 {
 			fds[0].Revents = 0
 			continue
 		}
 		if fds[1].Revents == 0 {
 			continue
 		}
-		n, _ := unix.Read(a.signals, buf[:])
+		n, _ = unix.Read(a.signals, buf[:])
 		for _, s := range buf[:max(n, 0)] {
 			a.pass(syscall.Signal(s))
 		}
