@@ -126,8 +126,8 @@ func runImage(c *cli.Context, name string) error {
 	}
 	r.Early = early
 	ctx := context.Background()
-	for {
-		img, err := ensureImage(ctx, c, r, name)
+	for again := false; ; again = true {
+		img, err := ensureImage(ctx, c, r, name, !again)
 		if err != nil {
 			return err
 		}
@@ -194,7 +194,7 @@ func explainAction(c *cli.Context) error {
 	if err != nil {
 		return wrap(err)
 	}
-	img, err := ensureImage(context.Background(), c, r, name)
+	img, err := ensureImage(context.Background(), c, r, name, false)
 	if err != nil {
 		return wrap(err)
 	}
