@@ -9,30 +9,42 @@ package main
 import (
 	"context"
 	"os"
+	"syscall"
+
+	"skiff/layers"
+	"skiff/pull"
+	"skiff/run"
+
+	// What is imported from here on, and by nothing above, is initialised below,
+	// where it is first needed: the order matters.
+	"skiff/internal/late"
 
 	"skiff/internal/cli"
-	"skiff/internal/late"
-	"skiff/layers"
+
 	"skiff/layers/codec"
-	"skiff/pull"
+
 	"skiff/pull/registry"
 )
 
-// lateInit asks package late for its service: what is imported behind it, and by
-// no other package, is initialised where it is first needed, below.
+// lateInit asks package late for its service.
 var lateInit = main
 
 func main() {
 	layers.WorkerMain(decompressor) // returns at once unless this process is one
-	os.Exit(cli.Main(os.Args, openRegistry))
+	// What is made in a container's root has the modes that it has to have; the
+	// store around it is closed to others.
+	syscall.Umask(0o022)
+	early := run.Anticipate(os.Args)
+	late.Through(cli.Main)
+	os.Exit(cli.Main(os.Args, openRegistry, early))
 }
 
 func decompressor() layers.Decompressor {
-	late.Init()
+	late.Through(codec.Decompress)
 	return codec.Decompress
 }
 
 func openRegistry(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Registry, error) {
-	late.Init()
+	late.Through(registry.Open)
 	return registry.Open(ctx, ref, access)
 }

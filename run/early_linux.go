@@ -1,7 +1,10 @@
 package run
 
 import (
+	"os"
 	"runtime"
+	"strings"
+	"sync"
 
 	"skiff/internal/idmap"
 
@@ -17,18 +20,64 @@ import (
 // the guess was right.
 type Early struct{ process *Process }
 
-// Anticipate starts an init with these ids, for a container with this network.
-// It returns nil if that fails: Run will meet the same, and say it.
+// Anticipate starts an init if the arguments, of a whole command line, are those
+// of a `skiff run`. It returns nil if they are not, and if it fails: Run will
+// meet the same, and say it.
+//
+// Of the arguments it looks at those alone that may change what the init is born
+// into, and at no more of these than is usual.
 //
 // Afterwards the caller's goroutine is locked to its thread if the network is
 // NetworkDefault, as in Run.
-func Anticipate(ids idmap.Map, network Network, traced bool) *Early {
-	process, err := bear(newID(), namespaces(ids, network), traced)
+func Anticipate(args []string) *Early {
+	if len(args) < 3 || args[1] != "run" {
+		return nil
+	}
+	network := os.Getenv("SKIFF_NETWORK")
+	for i, a := range args {
+		flag, value, joined := strings.Cut(a, "=")
+		switch flag {
+		case "--network", "--net":
+			if joined {
+				network = value
+			} else if i+1 < len(args) {
+				network = args[i+1]
+			}
+		case "--userns", "--privileged", "--security-opt", "--help":
+			return nil
+		}
+	}
+	mode := NetworkDefault
+	if n := Network(network); n == NetworkNone || n == NetworkHost {
+		mode = n
+	}
+	// The ids themselves are looked up while it is being born.
+	kind := idmap.Single
+	if os.Geteuid() == 0 {
+		kind = idmap.Root
+	}
+	process, err := bear(newID(), namespaces(idmap.Map{Kind: kind}, mode), Traced())
 	if err != nil {
 		return nil
 	}
-	return &Early{process}
+	e := &Early{process}
+	if ids := IDs(); ids.Kind == idmap.Host || (ids.Kind == idmap.Root) != (kind == idmap.Root) || process.identify(ids) != nil {
+		e.Abandon()
+	}
+	return e
 }
+
+// IDs is the map of the containers of the process's user.
+var IDs = sync.OnceValue(func() idmap.Map {
+	ids, _ := idmap.Choose()
+	if os.Getenv("SKIFF_SINGLE_ID") == "1" && ids.Kind == idmap.Subordinate {
+		ids = idmap.OwnID()
+	}
+	return ids
+})
+
+// Traced reports whether the user wants to see what each step took.
+func Traced() bool { return os.Getenv("SKIFF_TRACE") == "1" }
 
 // take returns the init if it has those namespaces, and gives it up otherwise.
 func (e *Early) take(want Namespaces) *Process {

@@ -47,7 +47,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	}
 	process := r.Early.take(ns)
 	if process == nil {
-		if process, err = bear(newID(), ns, o.Trace); err != nil {
+		if process, err = bearIdentified(newID(), ns, o.Trace); err != nil {
 			return 0, err
 		}
 	}
@@ -130,7 +130,7 @@ func (r *Runner) begin(pr *Process, o *Options, img *store.Image, id string, net
 		}
 		ns := *pr.ns
 		ns.IDs, ns.Kernel.UserNS = idmap.Map{}, false
-		if pr, err = bear(id, ns, o.Trace); err != nil {
+		if pr, err = bearIdentified(id, ns, o.Trace); err != nil {
 			return nil, err
 		}
 	}

@@ -45,8 +45,8 @@ type trace struct {
 var errNoIDMap = errors.New("file system cannot be id-mapped")
 
 // bear makes the init of container id, which is tied to the thread: see
-// plan.Start. It makes its namespaces while its ids are being written, and then
-// waits for start. Without that it must be abandoned.
+// plan.Start. It makes its namespaces, waits for identify, makes the kernel's file
+// systems, and waits for start. Without these it must be abandoned.
 func bear(id string, ns Namespaces, traced bool) (_ *Process, err error) {
 	ns.CgroupPath = cgroup.Path(id)
 	if ns.Network == NetworkDefault {
@@ -77,11 +77,30 @@ func bear(id string, ns Namespaces, traced bool) (_ *Process, err error) {
 		pr.traces = append(pr.traces, trace{tr, pr.task})
 	}
 	pr.born, pr.PID, pr.Pidfd = pr.task, pr.task.PID, pr.task.Pidfd
-	if pr.writing, err = idmap.Begin(pr.PID, ns.IDs); err != nil {
-		return nil, pr.abandon(err)
+	return pr, nil
+}
+
+// identify begins to give the init its ids, which are of the kind that it was
+// born for. Helpers go on beside the caller; start waits for them.
+func (pr *Process) identify(ids idmap.Map) (err error) {
+	pr.ns.IDs = ids
+	if pr.writing, err = idmap.Begin(pr.PID, ids); err != nil {
+		return err
 	}
-	if ns.IDs.Kind != idmap.Subordinate {
-		pr.task.Open(birth.mapped)
+	if ids.Kind != idmap.Subordinate {
+		pr.born.Open(pr.birth.mapped)
+	}
+	return nil
+}
+
+// bearIdentified does both.
+func bearIdentified(id string, ns Namespaces, traced bool) (*Process, error) {
+	pr, err := bear(id, ns, traced)
+	if err != nil {
+		return nil, err
+	}
+	if err := pr.identify(ns.IDs); err != nil {
+		return nil, pr.abandon(err)
 	}
 	return pr, nil
 }

@@ -11,7 +11,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"syscall"
 
 	"skiff/pull"
 	"skiff/run"
@@ -44,22 +43,20 @@ func commands(args []string) []*cli.Command {
 	return list
 }
 
-// openRegistry is Main's, for the commands that pull.
-var openRegistry pull.Opener
+// What Main is handed.
+var (
+	openRegistry pull.Opener // for the commands that pull
+	early        *run.Early  // for run
+)
 
 // Main runs one command and returns its exit status. What speaks to registries is
 // handed in, for it costs a start more than all the rest; see package registry.
-func Main(args []string, open pull.Opener) int {
-	openRegistry = open
-	// What is made in a container's root has the modes that it has to have; the
-	// store around it is closed to others.
-	syscall.Umask(0o022)
+// So is a container's init that was started before the command line was read, or nil.
+func Main(args []string, open pull.Opener, anticipated *run.Early) int {
+	openRegistry, early = open, anticipated
+	defer early.Abandon()
 	if len(args) == 2 && args[1] == helloName {
 		return hello()
-	}
-	if len(args) > 2 && args[1] == "run" {
-		anticipate(args[2:])
-		defer func() { early.Abandon() }()
 	}
 	// -h is docker's --hostname.
 	cli.HelpFlag = &cli.BoolFlag{Name: "help", Usage: "show help", DisableDefaultText: true}

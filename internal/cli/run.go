@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"skiff/run"
 
@@ -75,36 +74,6 @@ func runFlags() []cli.Flag {
 	}, pullFlags()...)
 }
 
-// early is a container's init that is on its way while the command line is
-// read, or nil.
-var early *run.Early
-
-// anticipate starts it. What network the container gets is guessed from the
-// arguments and the environment; a wrong guess costs a millisecond.
-func anticipate(args []string) {
-	name, image := os.Getenv("SKIFF_NETWORK"), ""
-	for i, a := range args {
-		flag, value, joined := strings.Cut(a, "=")
-		switch flag {
-		case "--network", "--net":
-			if joined {
-				name = value
-			} else if i+1 < len(args) {
-				name = args[i+1]
-			}
-		case helloReference:
-			image = a
-		case "--userns", "--privileged", "--security-opt", "--help":
-			return // rare, and told only by a closer look
-		}
-	}
-	if mode, err := network(name, image); err == nil {
-		early = run.Anticipate(ids(), mode, traced())
-	}
-}
-
-func traced() bool { return os.Getenv("SKIFF_TRACE") == "1" }
-
 func runAction(c *cli.Context) error {
 	name := c.Args().First()
 	err := runImage(c, name)
@@ -153,7 +122,7 @@ func runOptions(c *cli.Context) (*run.Options, error) {
 		Hostname: c.String("hostname"), StopSignal: c.String("stop-signal"), Umask: 0o022,
 		ReadOnly: c.Bool("read-only"), CapAdd: c.StringSlice("cap-add"), CapDrop: c.StringSlice("cap-drop"),
 		Privileged: c.Bool("privileged"),
-		Trace:      traced(),
+		Trace:      run.Traced(),
 	}
 	if o.Terminal {
 		o.Console = run.ConsoleSize()

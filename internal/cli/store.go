@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"skiff/internal/idmap"
 	"skiff/layers"
@@ -29,22 +28,13 @@ func openRunner(c *cli.Context) (*run.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	ids := ids()
+	ids := run.IDs()
 	if ids.Kind == idmap.Single {
 		st.IDs = store.Single
 	}
 	st.Remove = func(path string) error { return layers.Remove(path, ids) }
 	return &run.Runner{Store: st, IDs: ids, Say: say, Stderr: os.Stderr}, nil
 }
-
-// ids is the map of the caller's containers.
-var ids = sync.OnceValue(func() idmap.Map {
-	ids, _ := idmap.Choose()
-	if os.Getenv("SKIFF_SINGLE_ID") == "1" && ids.Kind == idmap.Subordinate {
-		ids = idmap.OwnID()
-	}
-	return ids
-})
 
 func say(format string, args ...any) {
 	fmt.Fprintln(os.Stderr, "skiff: "+printable(fmt.Sprintf(format, args...)))

@@ -3,14 +3,15 @@
 //
 // Go initialises every package of a program before main. What only a pull needs
 // (TLS, HTTP, the registry's words, decompressors) would take a fifth of a warm
-// start. So main imports those packages last, behind this one, calls them
-// nowhere but behind Init, and nothing else imports them.
+// start, and what reads the command line can wait until the container's init is on its
+// way. So main imports those packages last, behind this one, calls them
+// nowhere but behind Through, and nothing else imports them.
 //
 // The linker makes one list of initialisation tasks, in which a package comes
 // after those that it imports and, where that leaves a choice, by its name; the
 // runtime goes through it and leaves out tasks that are marked as done. This package
 // imports nothing and so is among the first. It marks those tasks as done whose
-// packages lie behind it in the program, and keeps them for Init. The linker lays
+// packages lie behind it in the program, and keeps them for Through. The linker lays
 // the packages out in the order of a depth-first walk through the imports: behind
 // this one lie those that main imports after it, and what these alone import.
 // Source: cmd/link/internal/ld/inittask.go and lib.go (postorder), runtime/proc.go (doInit1).
@@ -21,8 +22,8 @@
 //
 // Limits: main must say that it wants this, by a variable main.lateInit that is
 // main itself; test binaries do not. crypto's FIPS 140 packages, which the linker lays
-// at the end, are initialised before main. Init is not for several goroutines at
-// once.
+// at the end, are initialised before main. Through is not for several goroutines
+// at once.
 package late
 
 import "unsafe"
@@ -72,13 +73,29 @@ func init() {
 	}
 }
 
-// Init initialises what was put off. It may be called more than once.
-func Init() {
+// Through initialises what was put off and lies in the program up to a
+// function, by its name: the function's own package, and what that imports. It may be called
+// more than once.
+func Through[F any](function F) {
+	// Beside the tasks up to it the next one after it, which is its package's own
+	// if that has one; else one whose imports have all come before.
+	entry := **(**uintptr)(unsafe.Pointer(&function))
+	next := ^uintptr(0)
 	for _, t := range put {
+		if t.first > entry && t.first < next {
+			next = t.first
+		}
+	}
+	rest := put[:0]
+	for _, t := range put {
+		if t.first > next {
+			rest = append(rest, t)
+			continue
+		}
 		for i := range uintptr(t.count) {
 			entry := unsafe.Add(unsafe.Pointer(&t.first), i*unsafe.Sizeof(t.first))
 			(*(*func())(unsafe.Pointer(&entry)))()
 		}
 	}
-	put = nil
+	put = rest
 }
