@@ -13,6 +13,7 @@ import (
 	"skiff/netns/dns"
 	"skiff/netns/lease"
 	"skiff/netns/relay"
+	"skiff/pull/store"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,7 +66,7 @@ func (r *Runner) network(o *Options, id string) (*network, error) {
 	}
 	return &network{
 		link: Link{Address: relay.DefaultAddress.Addr(), Gateway: relay.DefaultGateway, DNS: []string{relay.DefaultGateway.String()}},
-		to:   &relayed{say: r.Say, started: make(chan error, 1)},
+		to:   &relayed{say: r.Say, store: r.Store, started: make(chan error, 1)},
 	}, nil
 }
 
@@ -154,16 +155,25 @@ func (b *bridged) close() {
 // relayed is a user's network: package relay.
 type relayed struct {
 	say     func(format string, args ...any)
+	store   *store.Store
 	started chan error
 }
+
+// holdFact is where the store keeps how the relay holds SYNs on this host: a
+// kernel that lacks the best way looks for a module first, for ten milliseconds.
+const holdFact = "networks/.hold"
 
 func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 	o := relay.Options{
 		PID: pr.PID, UserNS: ids.Kind != idmap.Host, Ready: ready,
-		Log: func(line string) { n.say("%s", line) },
+		Hold: relay.ParseHold(n.store.Fact(holdFact)),
+		Log:  func(line string) { n.say("%s", line) },
 	}
 	go func() {
-		_, err := relay.Start(context.Background(), o)
+		started, err := relay.Start(context.Background(), o)
+		if err == nil && started.Hold() > max(o.Hold, relay.HoldQueue) {
+			n.store.KeepFact(holdFact, started.Hold().String()) // next time it is found again
+		}
 		n.started <- err
 	}()
 }

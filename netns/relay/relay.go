@@ -60,6 +60,16 @@ var holdNames = [...]string{"any", "queue", "compat", "none"}
 
 func (h Hold) String() string { return holdNames[h] }
 
+// ParseHold reads what String wrote; HoldAny is all else.
+func ParseHold(name string) Hold {
+	for h, n := range holdNames {
+		if n == name {
+			return Hold(h)
+		}
+	}
+	return HoldAny
+}
+
 // Options say what Start makes. The zero value of a field is its default.
 type Options struct {
 	PID    int  // the container's init, in its own network namespace once Ready returns

@@ -677,3 +677,22 @@ func BenchmarkWarm(b *testing.B) {
 		s.Close()
 	}
 }
+
+func TestFact(t *testing.T) {
+	s := open(t)
+	if v := s.Fact("networks/.x"); v != "" {
+		t.Errorf("nothing was kept, but %q", v)
+	}
+	if err := s.KeepFact("networks/.x", "a b"); err != nil {
+		t.Fatal(err)
+	}
+	if v := s.Fact("networks/.x"); v != "a b" {
+		t.Errorf("kept %q", v)
+	}
+	if err := os.WriteFile(s.Path("networks/.x"), []byte("another-boot a b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if v := s.Fact("networks/.x"); v != "" {
+		t.Errorf("%q of another boot", v)
+	}
+}
