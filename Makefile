@@ -7,7 +7,7 @@ GOTEST  := CGO_ENABLED=0 $(GO) test -tags $(TAGS)
 
 BENCH   := CGO_ENABLED=0 $(GO) run -tags $(TAGS) ./bench
 
-.PHONY: build demo test test-deps lint generate arm64 bench init-cost install clean
+.PHONY: build demo test test-deps lint generate arm64 bench bench-net init-cost install clean
 
 build: ## the static binary ./skiff
 	$(BUILD) -o skiff .
@@ -29,6 +29,10 @@ arm64: ## the other architecture builds
 
 bench: ## starts, crowds, memory beside peers; about ten minutes (docs/benchmarks.md)
 	$(BENCH) $(BENCHFLAGS)
+
+bench-net: ## the relay beside pasta and slirp4netns, as root; about two minutes
+	unshare -m sh -ec 'mount -t tmpfs none /dev/net; mknod -m 666 /dev/net/tun c 10 200; \
+		RELAY_BENCH=5,600 $(GOTEST) -count=1 -run TestPeers -v ./netns/relay'
 
 init-cost: ## what package initialisation costs each start; fails above the budget
 	$(BENCH) -budget init
