@@ -27,6 +27,8 @@ import (
 )
 
 // lateInit asks package late for its service.
+//
+//lint:ignore U1000 that package reads it
 var lateInit = main
 
 func main() {
