@@ -149,9 +149,14 @@ func (b *Batch) LinkDelete(l Link) {
 // (None: here as well). Both ends get everything in their LinkSpec in this one
 // request; only here's Master is looked at.
 //
+// One queue each way is asked for. Unasked the kernel makes one for each
+// processor and takes all but one away again, for which it waits for RCU grace
+// periods, 1 ms or more (veth_init_queues).
+//
 // EEXIST: one of the names is taken. EOPNOTSUPP: the kernel has no veth.
 func (b *Batch) Veth(here, peer LinkSpec, peerNS int) {
 	b.create("create veth "+here.Name, here)
+	b.oneQueue()
 	info := b.nest(unix.IFLA_LINKINFO)
 	b.attrStr(unix.IFLA_INFO_KIND, "veth", 16)
 	data := b.nest(unix.IFLA_INFO_DATA)
@@ -159,6 +164,7 @@ func (b *Batch) Veth(here, peer LinkSpec, peerNS int) {
 	up := upFlag(peer.Up)
 	b.ifinfo(unix.AF_UNSPEC, 0, up, up)
 	b.spec(peer)
+	b.oneQueue()
 	if peerNS != None {
 		b.attrU32(unix.IFLA_NET_NS_FD, uint32(peerNS))
 	}
@@ -200,6 +206,11 @@ func (b *Batch) spec(s LinkSpec) {
 	if s.MTU != 0 {
 		b.attrU32(unix.IFLA_MTU, uint32(s.MTU))
 	}
+}
+
+func (b *Batch) oneQueue() {
+	b.attrU32(unix.IFLA_NUM_TX_QUEUES, 1)
+	b.attrU32(unix.IFLA_NUM_RX_QUEUES, 1)
 }
 
 func (b *Batch) mac(mac []byte) {
