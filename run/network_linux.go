@@ -159,8 +159,9 @@ type relayed struct {
 	started chan error
 }
 
-// holdFact is where the store keeps how the relay holds SYNs on this host: a
-// kernel that lacks the best way looks for a module first, for ten milliseconds.
+// holdFact is where the store keeps how the relay holds SYNs on this host: to
+// find that a kernel lacks the best way takes 4 to 15 ms, for it waits for an RCU
+// grace period when it takes a refused transaction of nftables back.
 const holdFact = "networks/.hold"
 
 func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
@@ -171,8 +172,9 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 	}
 	go func() {
 		started, err := relay.Start(context.Background(), o)
-		if err == nil && started.Hold() > max(o.Hold, relay.HoldQueue) {
-			n.store.KeepFact(holdFact, started.Hold().String()) // next time it is found again
+		// Not that there is none: a module may come.
+		if err == nil && o.Hold == relay.HoldAny && started.Hold() == relay.HoldCompat {
+			n.store.KeepFact(holdFact, started.Hold().String()) // or it is found out again
 		}
 		n.started <- err
 	}()
