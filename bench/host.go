@@ -19,11 +19,12 @@ import (
 
 // A host is where everything of one run of the benchmarks is kept.
 type host struct {
-	dir                    string // stores and all else; removed at the end
-	programs               string // what is measured; likewise
-	module                 string // the directory with go.mod
-	skiff                  string // the program under test
-	versus                 string // another skiff, for one more row of start, or ""
+	dir                    string   // stores and all else; removed at the end
+	programs               string   // what is measured; likewise
+	module                 string   // the directory with go.mod
+	skiff                  string   // the program under test
+	versus                 string   // another skiff, for one more row of start, or ""
+	caller                 *account // whoever runs the benchmarks
 	accounts               []*account
 	one, many              string   // references of the images with 1 and 20 layers
 	seccomp                []string // files with the filters that skiff loads, for one id last
@@ -172,7 +173,7 @@ func (h *host) addAccounts(users []string) error {
 	if u, err := user.Current(); err == nil {
 		self.name = u.Username
 	}
-	h.accounts = append(h.accounts, self)
+	h.caller, h.accounts = self, append(h.accounts, self)
 	for _, name := range users {
 		if self.uid != 0 {
 			return errors.New("only root can run rows as other users")

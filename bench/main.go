@@ -1,9 +1,11 @@
 // Bench measures skiff against its peers and against the same work in C.
 //
-//	go run ./bench [FLAG...] [start|many|memory|init|syscalls]...
+//	go run ./bench [FLAG...] [start|many|memory|net|init|syscalls]...
 //
 // Without a name it does all. docs/benchmarks.md tells what each compares and
 // why that is fair.
+//
+// net carries traffic in network namespaces of its own only.
 //
 // Limits: Linux, with go, and the static busybox in /bin. It needs no network.
 // Peers that are not there are named in the tables, not left out. It starts no
@@ -26,16 +28,17 @@ import (
 	"skiff/layers/codec"
 )
 
-var all = []string{"start", "many", "memory", "init", "syscalls"}
+var all = []string{"start", "many", "memory", "net", "init", "syscalls"}
 
 func main() {
 	layers.WorkerMain(func() layers.Decompressor { return codec.Decompress }) // skiff's code executes itself, under another name
+	trafficMain()
 	dir := flag.String("dir", "", "keep stores in a new directory of `DIR`; a tmpfs by default")
 	users := flag.String("users", os.Getenv("SKIFF_TEST_USER"), "as root, also run rows as these `USERS`, separated by commas")
 	self := flag.Bool("self", true, "run rows as the caller, besides those of -users")
 	skiff := flag.String("skiff", "", "measure this `PROGRAM`; built from the source by default")
 	versus := flag.String("versus", "", "start: compare with another skiff, `PROGRAM`")
-	rounds := flag.Int("rounds", 100, "`N` runs of each contender")
+	rounds := flag.Int("rounds", 100, "`N` runs of each contender; net: a tenth of it")
 	many := flag.Int("many", 1000, "`N` containers at once in the larger test")
 	budget := flag.Bool("budget", false, "init: fail above the budget")
 	flag.Parse()
@@ -97,6 +100,8 @@ func run(dir, skiff, versus string, users []string, self bool, verbs []string, r
 			h.atOnce(out, many)
 		case "memory":
 			h.memory(out)
+		case "net":
+			h.net(out, rounds)
 		case "init":
 			failed = errors.Join(failed, h.initCost(out, budget))
 		case "syscalls":

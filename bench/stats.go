@@ -29,6 +29,10 @@ func medianInt(v []int64) int64 {
 	return quantile(v, 0.5, func(a, b int64, share float64) int64 { return a + int64(share*float64(b-a)) })
 }
 
+func medianFloat(v []float64) float64 {
+	return quantile(v, 0.5, func(a, b, share float64) float64 { return a + share*(b-a) })
+}
+
 func mixDurations(a, b time.Duration, share float64) time.Duration {
 	return a + time.Duration(share*float64(b-a))
 }

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The bench program executes itself for both ends of what net measures:
+//
+//	bench traffic-server           serves until its stdin is closed
+//	bench traffic-client ADDRESS   reads "KIND MILLISECONDS", answers a number
+//
+// Both use blocking system calls on threads of their own, so that the Go
+// scheduler has as little part in it as can be.
+//
+// The first byte of a connection says what it is for: 'u' the server reads,
+// 'd' it writes, anything else is echoed.
+//
+// trafficEnv keeps the scheduler's signals out of system calls, and gives those
+// that wait a processor of its own to return to.
+const (
+	trafficServer = "traffic-server"
+	trafficClient = "traffic-client"
+	trafficPort   = 5201
+	chunk         = 128 << 10 // of a stream, as iperf3 has it
+	message       = 64        // of a request and of an answer
+)
+
+var trafficEnv = []string{"GOMAXPROCS=16", "GODEBUG=asyncpreemptoff=1"}
+
+// trafficMain plays one of the ends, if asked for it, and does not return then.
+func trafficMain() {
+	if len(os.Args) < 2 {
+		return
+	}
+	var err error
+	switch os.Args[1] {
+	case trafficServer:
+		err = serveTraffic()
+	case trafficClient:
+		var to netip.AddrPort
+		if to, err = netip.ParseAddrPort(os.Args[2]); err == nil {
+			err = askTraffic(to)
+		}
+	default:
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// serveTraffic has threads ready, so that nothing is started for a connection.
+func serveTraffic() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: trafficPort}); err != nil {
+		return err
+	}
+	if err := unix.Listen(fd, 1024); err != nil {
+		return err
+	}
+	for range 8 {
+		go func() {
+			runtime.LockOSThread()
+			for {
+				if c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC); err == nil {
+					serveOne(c)
+				}
+			}
+		}()
+	}
+	fmt.Println("ready")
+	bufio.NewScanner(os.Stdin).Scan()
+	return nil
+}
+
+func serveOne(fd int) {
+	defer unix.Close(fd)
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	b := make([]byte, chunk)
+	n, err := unix.Read(fd, b[:message])
+	if err != nil || n == 0 {
+		return
+	}
+	switch b[0] {
+	case 'u':
+		for err == nil && n > 0 {
+			n, err = unix.Read(fd, b)
+		}
+	case 'd':
+		for err == nil {
+			_, err = unix.SendmsgN(fd, b, nil, nil, unix.MSG_NOSIGNAL)
+		}
+	default:
+		for err == nil && n > 0 {
+			unix.SendmsgN(fd, b[:n], nil, nil, unix.MSG_NOSIGNAL)
+			n, err = unix.Read(fd, b[:message])
+		}
+	}
+}
+
+// askTraffic measures what it is asked for, until stdin ends.
+func askTraffic(to netip.AddrPort) error {
+	runtime.LockOSThread()
+	fmt.Println("ready")
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		kind, length, _ := strings.Cut(in.Text(), " ")
+		ms, err := strconv.Atoi(length)
+		if err != nil {
+			return err
+		}
+		rate, err := measureTraffic(kind, to, time.Duration(ms)*time.Millisecond)
+		if err != nil {
+			fmt.Printf("failed: %v\n", err)
+			continue
+		}
+		fmt.Printf("%g\n", rate)
+	}
+	return nil
+}
+
+func dialTraffic(to netip.AddrPort) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// measureTraffic is a rate per second: bits of up and down, requests of rr,
+// connections of crr.
+func measureTraffic(kind string, to netip.AddrPort, d time.Duration) (float64, error) {
+	b := make([]byte, chunk)
+	if kind == "crr" {
+		begin, count := time.Now(), 0.0
+		for time.Since(begin) < d {
+			fd, err := dialTraffic(to)
+			if err != nil {
+				return 0, err
+			}
+			err = exchange(fd, b[:message])
+			unix.Close(fd)
+			if err != nil {
+				return 0, err
+			}
+			count++
+		}
+		return count / time.Since(begin).Seconds(), nil
+	}
+	fd, err := dialTraffic(to)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	if kind != "rr" {
+		if _, err := unix.Write(fd, []byte(kind[:1])); err != nil {
+			return 0, err
+		}
+	}
+	// Neither the handshake nor the slow start is counted.
+	begin, count, warm := time.Now(), 0.0, false
+	for {
+		now := time.Now()
+		if passed := now.Sub(begin); passed > d {
+			return count / passed.Seconds(), nil
+		} else if !warm && passed > d/5 {
+			begin, count, warm = now, 0, true
+		}
+		n := 1
+		switch kind {
+		case "up":
+			n, err = unix.Write(fd, b)
+			count += float64(n) * 8
+		case "down":
+			n, err = unix.Read(fd, b)
+			count += float64(n) * 8
+		default:
+			err = exchange(fd, b[:message])
+			count++
+		}
+		if err == nil && n == 0 {
+			err = errors.New("closed")
+		}
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", kind, err)
+		}
+	}
+}
+
+func exchange(fd int, b []byte) error {
+	if _, err := unix.Write(fd, b); err != nil {
+		return err
+	}
+	n, err := unix.Read(fd, b)
+	if err == nil && n != len(b) {
+		err = fmt.Errorf("answer of %d bytes", n)
+	}
+	return err
+}
