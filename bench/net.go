@@ -33,10 +33,12 @@ var (
 const netTime = 500 * time.Millisecond
 
 // netKinds are what is measured, with the unit of a cell.
-var netKinds = []struct {
+type netKind struct {
 	name, title, format string
 	unit                float64
-}{
+}
+
+var netKinds = []netKind{
 	{"up", "up Gbit/s", "%.2f", 1e9}, {"down", "down Gbit/s", "%.2f", 1e9},
 	{"rr", "requests/s", "%.0f", 1}, {"crr", "connections/s", "%.0f", 1},
 }
@@ -376,7 +378,7 @@ func (w *netWorld) contender(name string, cmd command, helper func(pid string) [
 		}
 	}
 	if err != nil {
-		c.why = "does not run here: " + firstLines(err.Error() + " " + c.client.said() + " " + c.helper.said())
+		c.why = "does not run here: " + firstLines(err.Error()+" "+c.client.said()+" "+c.helper.said())
 	}
 	return c
 }
