@@ -30,9 +30,8 @@ arm64: ## the other architecture builds
 bench: ## starts, crowds, memory beside peers; about ten minutes (docs/benchmarks.md)
 	$(BENCH) $(BENCHFLAGS)
 
-bench-net: ## the relay beside pasta and slirp4netns, as root; about two minutes
-	unshare -m sh -ec 'mount -t tmpfs none /dev/net; mknod -m 666 /dev/net/tun c 10 200; \
-		RELAY_BENCH=5,600 $(GOTEST) -count=1 -run TestPeers -v ./netns/relay'
+bench-net: ## the relay beside pasta and slirp4netns; as root, with BENCHFLAGS="-users NAME"
+	$(BENCH) $(BENCHFLAGS) net
 
 init-cost: ## what package initialisation costs each start; fails above the budget
 	$(BENCH) -budget init

@@ -30,17 +30,22 @@ var (
 )
 
 // netTime is how long one measurement lasts, after a warm-up of a fifth.
-const netTime = 500 * time.Millisecond
+const netTime = 400 * time.Millisecond
 
-// netKinds are what is measured, with the unit of a cell.
+// A netKind is one thing that is measured.
 type netKind struct {
-	name, title, format string
-	unit                float64
+	name    string // of measureTraffic
+	streams int    // at once
+	title   string // with the unit of a cell
+	format  string
+	unit    float64
 }
 
 var netKinds = []netKind{
-	{"up", "up Gbit/s", "%.2f", 1e9}, {"down", "down Gbit/s", "%.2f", 1e9},
-	{"rr", "requests/s", "%.0f", 1}, {"crr", "connections/s", "%.0f", 1},
+	{"up", 1, "up Gbit/s", "%.2f", 1e9}, {"down", 1, "down Gbit/s", "%.2f", 1e9},
+	{"rr", 1, "requests/s", "%.0f", 1}, {"crr", 1, "connections/s", "%.0f", 1},
+	{"up", 4, "up 4", "%.2f", 1e9}, {"down", 4, "down 4", "%.2f", 1e9},
+	{"rr", 16, "req. 16", "%.0f", 1}, {"crr", 8, "conn. 8", "%.0f", 1},
 }
 
 // A netContender is a client with a way out.
@@ -49,7 +54,7 @@ type netContender struct {
 	why    string // why it cannot be measured, or ""
 	client *talker
 	helper *talker
-	rates  map[string][]float64 // by kind, one a round; 0 for a failure
+	rates  map[netKind][]float64 // one a round; 0 for a failure
 }
 
 // net measures ways out of a container, one after the other in each round.
@@ -82,11 +87,11 @@ func (h *host) net(out io.Writer, rounds int) {
 				if c.why != "" {
 					continue
 				}
-				rate, err := c.client.rate(k.name)
+				rate, err := c.client.rate(k)
 				if err != nil {
 					failed.add(c.name+", "+k.name, err)
 				}
-				c.rates[k.name] = append(c.rates[k.name], rate)
+				c.rates[k] = append(c.rates[k], rate)
 			}
 		}
 	}
@@ -94,7 +99,7 @@ func (h *host) net(out io.Writer, rounds int) {
 	for _, k := range netKinds {
 		columns = append(columns, k.title)
 	}
-	t := newTable(out, "Networks, "+user.kind()+", one connection at a time", columns...)
+	t := newTable(out, "Networks, "+user.kind()+"; the last four with several connections at once", columns...)
 	for _, c := range list {
 		if c.why != "" {
 			t.without(c.name, c.why)
@@ -102,7 +107,7 @@ func (h *host) net(out io.Writer, rounds int) {
 		}
 		row := []string{c.name, strconv.Itoa(rounds)}
 		for _, k := range netKinds {
-			row = append(row, fmt.Sprintf(k.format, medianFloat(c.rates[k.name])/k.unit))
+			row = append(row, fmt.Sprintf(k.format, medianFloat(c.rates[k])/k.unit))
 		}
 		t.row(row...)
 	}
@@ -113,7 +118,7 @@ func (h *host) net(out io.Writer, rounds int) {
 		}
 		row := []string{"relay : " + c.name, ""}
 		for _, k := range netKinds {
-			row = append(row, fmt.Sprintf("%.2f", medianFloat(quotients(relay.rates[k.name], c.rates[k.name]))))
+			row = append(row, fmt.Sprintf("%.2f", medianFloat(quotients(relay.rates[k], c.rates[k]))))
 		}
 		t.row(row...)
 	}
@@ -335,7 +340,7 @@ func (w *netWorld) contenders(h *host, user *account) []*netContender {
 // contender starts a client, and the helper that gives it a way out, if it needs
 // one.
 func (w *netWorld) contender(name string, cmd command, helper func(pid string) []string) *netContender {
-	c := &netContender{name: name, rates: map[string][]float64{}}
+	c := &netContender{name: name, rates: map[netKind][]float64{}}
 	err := func() (err error) {
 		if helper != nil {
 			if c.why = installed(helper("")[0]); c.why != "" {
@@ -370,7 +375,7 @@ func (w *netWorld) contender(name string, cmd command, helper func(pid string) [
 		return err
 	}()
 	for wait := time.Now(); c.why == "" && err == nil; time.Sleep(20 * time.Millisecond) {
-		if _, err = c.client.ask("rr 1"); err == nil {
+		if _, err = c.client.ask("rr 1 1"); err == nil {
 			break
 		}
 		if time.Since(wait) < 5*time.Second {
@@ -450,8 +455,8 @@ func (t *talker) ask(line string) (string, error) {
 	return t.out.Text(), nil
 }
 
-func (t *talker) rate(kind string) (float64, error) {
-	answer, err := t.ask(fmt.Sprint(kind, " ", netTime.Milliseconds()))
+func (t *talker) rate(k netKind) (float64, error) {
+	answer, err := t.ask(fmt.Sprint(k.name, " ", netTime.Milliseconds(), " ", k.streams))
 	if err != nil {
 		return 0, err
 	}

@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +15,7 @@ import (
 // The bench program executes itself for both ends of what net measures:
 //
 //	bench traffic-server           serves until its stdin is closed
-//	bench traffic-client ADDRESS   reads "KIND MILLISECONDS", answers a number
+//	bench traffic-client ADDRESS   reads "KIND MILLISECONDS STREAMS", answers a number
 //
 // Both use blocking system calls on threads of their own, so that the Go
 // scheduler has as little part in it as can be.
@@ -73,7 +71,7 @@ func serveTraffic() error {
 	if err := unix.Listen(fd, 1024); err != nil {
 		return err
 	}
-	for range 8 {
+	for range 24 {
 		go func() {
 			runtime.LockOSThread()
 			for {
@@ -115,23 +113,43 @@ func serveOne(fd int) {
 
 // askTraffic measures what it is asked for, until stdin ends.
 func askTraffic(to netip.AddrPort) error {
-	runtime.LockOSThread()
 	fmt.Println("ready")
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
-		kind, length, _ := strings.Cut(in.Text(), " ")
-		ms, err := strconv.Atoi(length)
-		if err != nil {
+		var kind string
+		var ms, streams int
+		if _, err := fmt.Sscan(in.Text(), &kind, &ms, &streams); err != nil {
 			return err
 		}
-		rate, err := measureTraffic(kind, to, time.Duration(ms)*time.Millisecond)
-		if err != nil {
+		if sum, err := measureStreams(kind, to, time.Duration(ms)*time.Millisecond, streams); err != nil {
 			fmt.Printf("failed: %v\n", err)
-			continue
+		} else {
+			fmt.Printf("%g\n", sum)
 		}
-		fmt.Printf("%g\n", rate)
 	}
 	return nil
+}
+
+// measureStreams is the sum of what streams measure at the same time, each on a
+// thread.
+func measureStreams(kind string, to netip.AddrPort, d time.Duration, streams int) (sum float64, err error) {
+	type result struct {
+		rate float64
+		err  error
+	}
+	results := make(chan result, streams)
+	for range streams {
+		go func() {
+			runtime.LockOSThread()
+			rate, err := measureTraffic(kind, to, d)
+			results <- result{rate, err}
+		}()
+	}
+	for range streams {
+		r := <-results
+		sum, err = sum+r.rate, errors.Join(err, r.err)
+	}
+	return sum, err
 }
 
 func dialTraffic(to netip.AddrPort) (int, error) {

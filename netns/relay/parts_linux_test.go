@@ -38,7 +38,6 @@ func init() {
 		"lookup": lookup,
 		"links":  links,
 		"relay":  relayHere,
-		"bench":  bench,
 		"ping":   ping,
 	}
 }
@@ -105,9 +104,6 @@ func serveOutside([]string) string {
 		if err := serveTCP(fmt.Sprint(":", port), f); err != nil {
 			return word(err)
 		}
-	}
-	if err := serveBench(); err != nil {
-		return word(err)
 	}
 	return word(serveUDP(":7"))
 }
