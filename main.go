@@ -32,6 +32,10 @@ import (
 var lateInit = main
 
 func main() {
+	if run.Borrowed() {
+		os.Stderr.WriteString("skiff: run: /proc/self/exe: is skiff, and no program of the image\n")
+		os.Exit(run.StatusNotExecutable)
+	}
 	layers.WorkerMain(decompressor) // returns at once unless this process is one
 	// What is made in a container's root has the modes that it has to have; the
 	// store around it is closed to others.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -50,7 +51,7 @@ func complain(w io.Writer, err error) {
 }
 
 // printable escapes what an image or a registry may have put into a message to
-// play tricks on a terminal.
+// play tricks on a terminal, or to look like a line of skiff's.
 func printable(s string) string {
 	if strings.IndexFunc(s, odd) < 0 {
 		return s
@@ -58,7 +59,7 @@ func printable(s string) string {
 	var b strings.Builder
 	for _, r := range s {
 		if odd(r) {
-			fmt.Fprintf(&b, "\\x%02x", r)
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
 		} else {
 			b.WriteRune(r)
 		}
@@ -66,4 +67,4 @@ func printable(s string) string {
 	return b.String()
 }
 
-func odd(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
+func odd(r rune) bool { return !unicode.IsPrint(r) }

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"skiff/internal/need"
 	"skiff/netns/netlink"
@@ -230,15 +229,4 @@ func network(t testing.TB, o Options) (*child, *Relay) {
 	needWorld(t)
 	c := container(t, true)
 	return c, relayTo(t, c, o, true)
-}
-
-// eventually waits until f holds.
-func eventually(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if f() {
-			return
-		}
-	}
-	t.Fatal("in vain: ", what)
 }
