@@ -126,7 +126,7 @@ func TestValidName(t *testing.T) {
 }
 
 func TestPrintable(t *testing.T) {
-	if got := printable("a\x1b[31mb\nc"); got != "a\\x1b[31mb\nc" {
+	if got := printable("a\x1b[31mb\nc"); got != "a\\x1b[31mb\\nc" {
 		t.Errorf("%q", got)
 	}
 }
