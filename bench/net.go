@@ -313,11 +313,13 @@ func (w *netWorld) contenders(h *host, user *account) []*netContender {
 	root := h.caller
 	to := netip.AddrPortFrom(netOutside.Addr(), trafficPort).String()
 	inside := func(a *account, network string) command {
-		return command{as: a, argv: []string{h.skiff, "run", "--rm", "-i", "-v", w.program + ":/traffic:ro", "-e", trafficEnv[0], "-e", trafficEnv[1],
+		return command{as: a, argv: []string{h.skiff, "run", "--rm", "-i", "-v", w.program + ":/traffic:ro",
+			"-e", trafficEnv[0], "-e", trafficEnv[1],
 			"--network", network, h.one, "/traffic", trafficClient, to}}
 	}
 	pasta := func(pid string) []string {
-		return []string{"pasta", "-f", "-q", "-4", "--config-net", "--no-map-gw", "-i", "out0", "-a", netHost.Addr().String(), "-n", "24", "-g", netOutside.Addr().String(),
+		return []string{"pasta", "-f", "-q", "-4", "--config-net", "--no-map-gw", "-i", "out0",
+			"-a", netHost.Addr().String(), "-n", "24", "-g", netOutside.Addr().String(),
 			"-t", "none", "-u", "none", "-T", "none", "-U", "none", pid}
 	}
 	slirp := func(pid string) []string {
