@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +39,7 @@ func TestHostileImages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	executable := stamp(t, self)
+	executable, untouched := stamp(t, self), aim(t)
 	ids, _ := idmap.Choose()
 	for i, h := range images.Hostile() {
 		if h.MaxBytes > 0 {
@@ -90,7 +89,7 @@ func TestHostileImages(t *testing.T) {
 	if now := stamp(t, self); now != executable {
 		t.Errorf("skiff's executable is another: %s, was %s", now, executable)
 	}
-	untouched(t)
+	untouched()
 	for _, room := range []string{"containers", "tmp"} {
 		for left := range names(c.root + "/" + room) {
 			t.Errorf("left in %s: %s", room, left)
@@ -150,17 +149,20 @@ func stamp(t *testing.T, path string) string {
 	return fmt.Sprint(st.Size(), st.Mode(), st.ModTime())
 }
 
-// untouched looks at the directory that hostile images aim at. Another test may
-// have made it, with one file.
-func untouched(t *testing.T) {
+// aim makes the directory that hostile images aim at, and returns what looks
+// whether it is as it was.
+func aim(t *testing.T) (untouched func()) {
 	t.Helper()
-	filepath.WalkDir(images.Outside, func(path string, _ os.DirEntry, err error) error {
-		if err != nil || path == images.Outside {
-			return nil
+	secret := images.Outside + "/secret"
+	if err := errors.Join(os.Mkdir(images.Outside, 0o755), os.WriteFile(secret, []byte("secret"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(images.Outside) })
+	before := stamp(t, images.Outside) + stamp(t, secret)
+	return func() {
+		text, err := os.ReadFile(secret)
+		if err != nil || string(text) != "secret" || stamp(t, images.Outside)+stamp(t, secret) != before {
+			t.Errorf("%s was changed", images.Outside)
 		}
-		if text, err := os.ReadFile(path); path != images.Outside+"/secret" || err == nil && string(text) != "secret" {
-			t.Errorf("%s was made or changed", path)
-		}
-		return nil
-	})
+	}
 }

@@ -1,8 +1,10 @@
 package image
 
 import (
+	"fmt"
 	"io"
 	"math"
+	"os"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -38,9 +40,11 @@ type Case struct {
 
 // Outside is a directory of the host that hostile layers aim at by its absolute
 // path. A test may make it, and finds it unchanged.
-const Outside = "/tmp/skiff-hostile-marker"
+//
+// Each process has its own: tests of several packages run side by side.
+var Outside = fmt.Sprintf("/tmp/skiff-hostile-%d", os.Getpid())
 
-const outside = "tmp/skiff-hostile-marker"
+var outside = Outside[1:]
 
 // implied are the tree's lines where a link to Outside was followed inside.
 var implied = []string{"d 0755 tmp", "d 0755 " + outside}
