@@ -119,10 +119,6 @@ type Puller struct {
 	// here, or returns nil: so that no run has to.
 	Account func(*store.Image) *store.Account
 
-	// Unlooked takes the layers of an image that is here for granted: the caller
-	// looks for them itself, once nobody can remove them.
-	Unlooked bool
-
 	// Warn is told what the user should know and nobody must act on.
 	Warn func(string)
 
@@ -237,9 +233,6 @@ func (p *Puller) local(name string) (*store.Image, error) {
 		return nil, nil
 	}
 	for _, d := range i.DiffIDs {
-		if p.Unlooked {
-			break
-		}
 		if _, ok := p.Store.HasLayer(d); !ok {
 			return nil, nil
 		}

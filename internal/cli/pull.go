@@ -42,7 +42,7 @@ func pullCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				img, err := pullImage(context.Background(), c, r, name, pull.Always, false)
+				img, err := pullImage(context.Background(), c, r, name, pull.Always)
 				if err != nil {
 					return err
 				}
@@ -60,9 +60,8 @@ func pullCommand() *cli.Command {
 	}
 }
 
-// ensureImage finds an image that is here, makes skiff's own, or pulls. unlooked
-// takes the layers of what is here for granted.
-func ensureImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, unlooked bool) (*pull.Pulled, error) {
+// ensureImage finds an image that is here, makes skiff's own, or pulls.
+func ensureImage(ctx context.Context, c *cli.Context, r *run.Runner, name string) (*pull.Pulled, error) {
 	if name == "" {
 		return nil, errors.New("which image? try `skiff run builtin:hello`")
 	}
@@ -74,10 +73,10 @@ func ensureImage(ctx context.Context, c *cli.Context, r *run.Runner, name string
 	if err != nil {
 		return nil, err
 	}
-	return pullImage(ctx, c, r, name, policy, unlooked)
+	return pullImage(ctx, c, r, name, policy)
 }
 
-func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, policy pull.Policy, unlooked bool) (*pull.Pulled, error) {
+func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, policy pull.Policy) (*pull.Pulled, error) {
 	ref, err := pull.ParseReference(name)
 	if err != nil {
 		return nil, err
@@ -91,12 +90,10 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 	}
 	// What is here needs nothing of the rest.
 	if policy == pull.Missing && ref.Transport == "" {
-		p.Unlooked = unlooked
 		if img, err := p.Ensure(ctx, ref, pull.Never); err == nil {
 			img.Settle = nil
 			return img, nil
 		}
-		p.Unlooked = false
 	}
 	early.Abandon() // this takes long
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)

@@ -95,8 +95,8 @@ func runImage(c *cli.Context, name string) error {
 	}
 	r.Early = early
 	ctx := context.Background()
-	for again := false; ; again = true {
-		img, err := ensureImage(ctx, c, r, name, !again)
+	for {
+		img, err := ensureImage(ctx, c, r, name)
 		if err != nil {
 			return err
 		}
@@ -163,7 +163,7 @@ func explainAction(c *cli.Context) error {
 	if err != nil {
 		return wrap(err)
 	}
-	img, err := ensureImage(context.Background(), c, r, name, false)
+	img, err := ensureImage(context.Background(), c, r, name)
 	if err != nil {
 		return wrap(err)
 	}
