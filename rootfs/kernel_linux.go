@@ -31,8 +31,9 @@ func (k Kernel) Equal(other Kernel) bool {
 // from, by Build: to make them takes as long as all the rest, and can be done
 // while it is still being worked out what the root shall be.
 //
-// The stage is a tmpfs above the root of the task's mount namespace. No path leads
-// there, and none of the host's is covered by it.
+// The stage is a tmpfs above the root of the task's mount namespace. A path of the
+// host's leads there only by ".." of the root, so the paths that Build is given have
+// no ".." and no links.
 func BuildKernel(p *plan.Plan, k *Kernel) {
 	b := &builder{Plan: p, root: p.Reg()}
 	// Nothing of ours reaches the host; the host's unmounts still reach us.
@@ -43,6 +44,7 @@ func BuildKernel(p *plan.Plan, k *Kernel) {
 	b.sys(k)
 	b.dev(k)
 	b.masks(k)
+	b.close(b.root) // the working directory holds it
 }
 
 // filesDir holds skiff's own small files, on the stage.

@@ -16,7 +16,7 @@ package rootfs
 // Store, so that no path of the host shows in the container's mountinfo and
 // none needs escaping in mount options.
 type Root struct {
-	Store    string   // absolute path of the store
+	Store    string   // absolute path of the store, without links
 	Lower    []string // layers, base first
 	Upper    string   // the writable layer's directory
 	Work     string   // overlay's work directory, beside Upper
@@ -42,7 +42,7 @@ type File struct {
 // A Mount is one that the user asked for.
 type Mount struct {
 	Type        string // "bind" or "tmpfs"
-	Source      string // absolute path on the host, for bind
+	Source      string // absolute path on the host without links, for bind
 	Dir         bool   // what Source is; tmpfs are directories
 	Destination string // absolute, clean path in the container
 	ReadOnly    bool   // recursively so for bind, kernel 5.12

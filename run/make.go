@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"skiff/internal/idmap"
@@ -61,7 +62,7 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Names
 		return nil, err
 	}
 	s.Root = rootfs.Root{
-		Store: st.Root(), Lower: append([]string{skeletonDir}, lowers(st, img)...),
+		Store: realPath(st.Root()), Lower: append([]string{skeletonDir}, lowers(st, img)...),
 		Upper: "containers/" + id + "/upper", Work: "containers/" + id + "/work",
 		Volatile: o.Remove, ReadOnly: o.ReadOnly,
 		IDMapped: ids.Kind == idmap.Root,
@@ -204,9 +205,25 @@ func (s *Spec) mounts(o *Options) error {
 			return fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
 		m.Dir = st.IsDir()
+		m.Source = realPath(m.Source)
 		m.IDMapped = s.IDs.Kind == idmap.Root
 	}
 	return nil
+}
+
+// realPath is the path without links and "..", which the init could follow to
+// where it must not: see rootfs.BuildKernel. What cannot be looked up stays as it is,
+// for the init to fail on.
+func realPath(path string) string {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return path
+	}
+	defer unix.Close(fd)
+	if real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd)); err == nil && strings.HasPrefix(real, "/") {
+		return real
+	}
+	return path
 }
 
 // namespaces are those that the user asked for, and what the init makes in them.

@@ -43,6 +43,9 @@ func findAccount(who string, added []string, read fileReader) (*store.Account, e
 	if err != nil {
 		return nil, err
 	}
+	if strings.Contains(found.Home, "\x00") {
+		return nil, &UserError{name, "its home directory is no path"}
+	}
 	gid := uint32(found.Gid)
 	groups, err := user.ParseGroup(bytes.NewReader(group))
 	if err != nil {

@@ -239,6 +239,9 @@ func (i *Image) set(word, value string) (err error) {
 		if i.Account == nil {
 			return errRecord
 		}
+		if strings.Contains(value, "\x00") {
+			return errRecord
+		}
 		if word == "home" {
 			i.Account.Home = value
 			break

@@ -62,8 +62,9 @@ func Sweep() {
 		return
 	}
 	for _, e := range entries {
-		if !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) {
-			continue
+		id, ok := strings.CutPrefix(e.Name(), prefix)
+		if !e.IsDir() || !ok || len(id) != 64 || strings.Trim(id, "0123456789abcdef") != "" {
+			continue // not of a container
 		}
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > strayAge {
 			unix.Rmdir(filepath.Join(dir, e.Name())) // EBUSY: it is a container's
