@@ -7,7 +7,7 @@ GOTEST  := CGO_ENABLED=0 $(GO) test -tags $(TAGS)
 
 BENCH   := CGO_ENABLED=0 $(GO) run -tags $(TAGS) ./bench
 
-.PHONY: build demo test test-deps lint generate arm64 bench bench-net init-cost install clean
+.PHONY: build demo test test-deps lint generate arm64 bench bench-net bench-pull init-cost install clean
 
 build: ## the static binary ./skiff
 	$(BUILD) -o skiff .
@@ -32,6 +32,9 @@ bench: ## starts, crowds, memory beside peers; about ten minutes (docs/benchmark
 
 bench-net: ## the relay beside pasta and slirp4netns; as root, with BENCHFLAGS="-users NAME"
 	$(BENCH) $(BENCHFLAGS) net
+
+bench-pull: ## pulls of whole images beside peers; docker and ctr where their daemons run
+	$(BENCH) $(BENCHFLAGS) pull
 
 init-cost: ## what package initialisation costs each start; fails above the budget
 	$(BENCH) -budget init

@@ -23,7 +23,7 @@ type host struct {
 	programs               string   // what is measured; likewise
 	module                 string   // the directory with go.mod
 	skiff                  string   // the program under test
-	versus                 string   // another skiff, for one more row of start, or ""
+	versus                 string   // another skiff, for one more row of start and pull, or ""
 	caller                 *account // whoever runs the benchmarks
 	accounts               []*account
 	one, many              string   // references of the images with 1 and 20 layers

@@ -1,6 +1,6 @@
 // Bench measures skiff against its peers and against the same work in C.
 //
-//	go run ./bench [FLAG...] [start|many|memory|net|init|syscalls]...
+//	go run ./bench [FLAG...] [start|many|memory|net|pull|init|syscalls]...
 //
 // Without a name it does all. docs/benchmarks.md tells what each compares and
 // why that is fair.
@@ -28,17 +28,18 @@ import (
 	"skiff/layers/codec"
 )
 
-var all = []string{"start", "many", "memory", "net", "init", "syscalls"}
+var all = []string{"start", "many", "memory", "net", "pull", "init", "syscalls"}
 
 func main() {
 	layers.WorkerMain(func() layers.Decompressor { return codec.Decompress }) // skiff's code executes itself, under another name
 	trafficMain()
+	pullServerMain()
 	dir := flag.String("dir", "", "keep stores in a new directory of `DIR`; a tmpfs by default")
 	users := flag.String("users", os.Getenv("SKIFF_TEST_USER"), "as root, also run rows as these `USERS`, separated by commas")
 	self := flag.Bool("self", true, "run rows as the caller, besides those of -users")
 	skiff := flag.String("skiff", "", "measure this `PROGRAM`; built from the source by default")
-	versus := flag.String("versus", "", "start: compare with another skiff, `PROGRAM`")
-	rounds := flag.Int("rounds", 100, "`N` runs of each contender; net: a tenth of it")
+	versus := flag.String("versus", "", "start, pull: compare with another skiff, `PROGRAM`")
+	rounds := flag.Int("rounds", 100, "`N` runs of each contender; net: a tenth of it; pull: a twentieth")
 	many := flag.Int("many", 1000, "`N` containers at once in the larger test")
 	budget := flag.Bool("budget", false, "init: fail above the budget")
 	flag.Parse()
@@ -102,6 +103,8 @@ func run(dir, skiff, versus string, users []string, self bool, verbs []string, r
 			h.memory(out)
 		case "net":
 			h.net(out, rounds)
+		case "pull":
+			failed = errors.Join(failed, h.pulls(out, rounds))
 		case "init":
 			failed = errors.Join(failed, h.initCost(out, budget))
 		case "syscalls":

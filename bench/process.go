@@ -30,6 +30,7 @@ type sample struct {
 	wall   time.Duration
 	cpu    time.Duration // user and system, of the process and what it waited for
 	faults int64         // page faults, likewise
+	peak   int64         // bytes resident of the largest of these processes
 	err    error         // with what was said on stderr
 }
 
@@ -99,6 +100,7 @@ func (c command) measure() sample {
 	text := said()
 	s.cpu = time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 	s.faults = ru.Minflt + ru.Majflt
+	s.peak = ru.Maxrss << 10
 	if err == nil {
 		s.err = failure(ws, text)
 	}

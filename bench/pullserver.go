@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+
+	"skiff/testdata/image"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+)
+
+// pullServer is the verb of the process that has the images and serves them: what
+// it holds in memory must not be inherited by those that are measured.
+const pullServer = "pull-server"
+
+// A served image is one that a registry on loopback has.
+type served struct {
+	Name      string
+	Reference string
+	Blobs     []string // URLs of the layers
+	Packed    int64    // bytes of the blobs
+	Size      int64    // bytes of the archives in them
+	Zstd      bool
+}
+
+// startRegistry starts the process and waits until its images are made. end stops
+// it.
+func startRegistry() (images []served, end func(), err error) {
+	cmd := exec.Command("/proc/self/exe", pullServer)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	end = func() {
+		in.Close()
+		cmd.Wait()
+	}
+	if err := json.NewDecoder(out).Decode(&images); err != nil {
+		end()
+		return nil, nil, fmt.Errorf("images for pulls: %w", err)
+	}
+	return images, end, nil
+}
+
+// pullServerMain is the life of that process; in any other it returns at once. It
+// says what it has on stdout and ends with stdin.
+func pullServerMain() {
+	if len(os.Args) != 2 || os.Args[1] != pullServer {
+		return
+	}
+	if err := servePulls(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func servePulls() error {
+	images, err := larges()
+	if err != nil {
+		return err
+	}
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	var list []served
+	for i, l := range images {
+		s := served{
+			Name: l.name, Size: l.size, Zstd: l.layers[0].Packing == image.Zstd,
+			Reference: fmt.Sprintf("%s/bench:%d", strings.TrimPrefix(server.URL, "http://"), i),
+		}
+		img, err := l.image()
+		if err != nil {
+			return err
+		}
+		if err := push(s.Reference, img); err != nil {
+			return err
+		}
+		layers, err := img.Layers()
+		if err != nil {
+			return err
+		}
+		for _, l := range layers {
+			digest, err := l.Digest()
+			if err != nil {
+				return err
+			}
+			n, err := l.Size()
+			if err != nil {
+				return err
+			}
+			s.Packed += n
+			s.Blobs = append(s.Blobs, server.URL+"/v2/bench/blobs/"+digest.String())
+		}
+		list = append(list, s)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(list); err != nil {
+		return err
+	}
+	io.Copy(io.Discard, os.Stdin)
+	return nil
+}
