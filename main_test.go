@@ -38,8 +38,9 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs every script as whoever runs the tests.
 //
-// Besides testscript's own, a script has the commands status, image and
-// need, and the program pty. $IMAGE is an image of busybox alone. The conditions
+// Besides testscript's own, a script has the commands status, image, push and
+// need, and the program pty. $IMAGE is an image of busybox alone, $REGISTRY the
+// host and port of a registry of the script's own. The conditions
 // root, subids and single say which id map the containers get.
 func TestScripts(t *testing.T) {
 	need.Userns(t)
@@ -50,7 +51,7 @@ func TestScripts(t *testing.T) {
 		Condition:          condition,
 		RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": status, "image": image, "need": scriptNeed,
+			"status": status, "image": image, "need": scriptNeed, "push": push,
 		},
 	})
 }
@@ -135,6 +136,7 @@ func setup(e *testscript.Env) error {
 	}
 	e.Vars = append(e.Vars, "SKIFF_ROOT="+root, "SKIFF_NETWORK=none", "XDG_RUNTIME_DIR="+runtime, "USER="+strconv.Itoa(os.Getuid()), "IMAGE="+reference("base"))
 	e.Values[scriptT{}] = e.T()
+	e.Vars = append(e.Vars, "REGISTRY="+newRegistry(e))
 	e.Defer(func() {
 		// The containers first: what other ids own goes with them.
 		for name := range names(root + "/containers") {

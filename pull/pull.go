@@ -272,7 +272,7 @@ func (p *Puller) fromSource(ctx context.Context, ref Reference, _ Policy) (*Pull
 	switch ref.Transport {
 	case "builtin":
 		if p.Builtin == nil {
-			return nil, &UnknownImageError{Reference: ref.String(), Err: errors.New("nothing is built in")}
+			return nil, &ReferenceError{Name: ref.String(), Why: "no such image is built in; there is builtin:hello"}
 		}
 		s, err = p.Builtin(ref.Rest)
 	case "oci":

@@ -53,6 +53,9 @@ func Build(p *plan.Plan, r *Root) *Built {
 
 	b.openat("open stage", plan.Int(unix.AT_FDCWD), ".", unix.O_PATH|unix.O_DIRECTORY, 0).Into(b.stageDir)
 	b.files()
+	if r.Upper == "" {
+		b.memory()
+	}
 	b.enterStore(out)
 	b.overlay()
 	for _, name := range []string{"proc", "sys", "dev"} {
@@ -75,6 +78,23 @@ func Build(p *plan.Plan, r *Root) *Built {
 	}
 	b.pivot()
 	return out
+}
+
+// The writable layer in memory: a tmpfs on the stage, which ".." of the host's
+// root leads to. See BuildKernel.
+const (
+	memoryDir   = "memory"
+	memoryUpper = "/../" + memoryDir + "/upper"
+	memoryWork  = "/../" + memoryDir + "/work"
+)
+
+// memory makes it. The container is the one that counts for its size: half of
+// the memory there is, tmpfs(5).
+func (b *builder) memory() {
+	b.mkdir(memoryDir)
+	b.mount("mount upper in memory", "tmpfs", memoryDir, "tmpfs", unix.MS_NODEV, "mode=0700")
+	b.mkdir(memoryDir + "/upper")
+	b.mkdir(memoryDir + "/work")
 }
 
 // enterStore makes the store the working directory, through the id-mapped tree
@@ -140,12 +160,16 @@ func (b *builder) overlay() {
 	if r.Volatile {
 		options += ",volatile"
 	}
-	data := "lowerdir=" + strings.Join(top, ":") + ",upperdir=" + r.Upper + ",workdir=" + r.Work + "," + options
+	upper, work := r.Upper, r.Work
+	if upper == "" {
+		upper, work = memoryUpper, memoryWork
+	}
+	data := "lowerdir=" + strings.Join(top, ":") + ",upperdir=" + upper + ",workdir=" + work + "," + options
 	const at = "tmp"
 	if len(data) <= optionPage {
 		b.mount("mount overlay", "overlay", at, "overlay", 0, data)
 	} else {
-		b.longOverlay(top, at)
+		b.longOverlay(top, upper, work, at)
 	}
 	b.Call("enter root", unix.SYS_CHDIR, b.Str(at))
 	b.openat("open root", plan.Int(unix.AT_FDCWD), ".", unix.O_PATH|unix.O_DIRECTORY, 0).Into(b.root)
@@ -153,7 +177,7 @@ func (b *builder) overlay() {
 
 // longOverlay passes more layers than mount(2) has room for. Source:
 // Documentation/filesystems/overlayfs.rst, "lowerdir+", kernel 6.7.
-func (b *builder) longOverlay(top []string, at string) {
+func (b *builder) longOverlay(top []string, upper, work, at string) {
 	fs, tree := b.Reg(), b.Reg()
 	const flag = 0 // FSCONFIG_SET_FLAG
 	set := func(key, value string) {
@@ -163,8 +187,8 @@ func (b *builder) longOverlay(top []string, at string) {
 	for _, dir := range top {
 		set("lowerdir+", dir)
 	}
-	set("upperdir", b.r.Upper)
-	set("workdir", b.r.Work)
+	set("upperdir", upper)
+	set("workdir", work)
 	b.Call("set userxattr", unix.SYS_FSCONFIG, fs.Arg(), plan.Int(flag), b.Str("userxattr"), plan.Int(0), plan.Int(0))
 	if b.r.Volatile {
 		b.Call("set volatile", unix.SYS_FSCONFIG, fs.Arg(), plan.Int(flag), b.Str("volatile"), plan.Int(0), plan.Int(0))

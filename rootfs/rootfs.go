@@ -18,7 +18,7 @@ package rootfs
 type Root struct {
 	Store    string   // absolute path of the store, without links
 	Lower    []string // layers, base first
-	Upper    string   // the writable layer's directory
+	Upper    string   // the writable layer's directory, or "" for one in memory
 	Work     string   // overlay's work directory, beside Upper
 	Volatile bool     // nothing of Upper needs to survive: never synced
 	ReadOnly bool     // / itself is read-only; mounts below it are not affected

@@ -69,6 +69,14 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Names
 		Terminal: o.Terminal, ShmSize: o.ShmSize,
 		Dirs: []string{s.Cwd}, Files: etcFiles(o, s.Hostname, link),
 	}
+	if st.ReadOnly() {
+		// The writable layer is in memory, and there may have been no run before
+		// that could have made a skeleton.
+		s.Root.Upper, s.Root.Work = "", ""
+		if unix.Faccessat(st.FD(), skeletonDir, unix.F_OK, 0) != nil {
+			s.Root.Lower = s.Root.Lower[1:]
+		}
+	}
 	return s, s.mounts(o)
 }
 

@@ -173,7 +173,12 @@ func newID() string {
 // create makes the container's directory and record, and only then looks
 // whether its layers are there: see package store on why in this order.
 func (r *Runner) create(o *Options, img *store.Image, pr *Process) (*state.Handle, error) {
-	if err := makeSkeleton(r.Store); err != nil {
+	readOnly := r.Store.ReadOnly()
+	if readOnly && !o.Remove {
+		r.Say("the store is read-only: what the container writes is kept in memory, and gone with it")
+	} else if readOnly {
+		// The user wanted nothing kept.
+	} else if err := makeSkeleton(r.Store); err != nil {
 		return nil, r.Store.Explain("make skeleton", r.Store.Path("skeleton"), err)
 	}
 	c := state.Container{
@@ -190,9 +195,15 @@ func (r *Runner) create(o *Options, img *store.Image, pr *Process) (*state.Handl
 	if len(c.Command) == 0 {
 		c.Command = img.Config.Cmd
 	}
-	h, err := state.Open(r.Store.Root()).Create(c, o.Name != "")
-	if err != nil {
-		return nil, r.Store.Explain("create container", r.Store.Path("containers"), err)
+	containers := state.Open(r.Store.Root())
+	var h *state.Handle
+	if readOnly {
+		h = containers.Unrecorded(c)
+	} else {
+		var err error
+		if h, err = containers.Create(c, o.Name != ""); err != nil {
+			return nil, r.Store.Explain("create container", r.Store.Path("containers"), err)
+		}
 	}
 	for _, d := range img.DiffIDs {
 		if _, ok := r.Store.HasLayer(d); !ok {

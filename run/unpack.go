@@ -3,16 +3,20 @@ package run
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"skiff/internal/idmap"
 	"skiff/layers"
 	"skiff/pull"
 	"skiff/pull/store"
+
+	"golang.org/x/sys/unix"
 )
 
 // An Unpacker unpacks the layers of a pull in a confined process, which is
@@ -23,6 +27,56 @@ type Unpacker struct {
 
 	mu     sync.Mutex
 	worker *layers.Worker
+	full   error         // why watch ended the worker
+	done   chan struct{} // closed to end watch
+}
+
+const (
+	// maxLayer is how much one layer may unpack to, in bytes of its archive. The
+	// largest of real images are a tenth of it.
+	maxLayer = 256 << 30
+
+	// reserve is what unpacking leaves free of a file system, in bytes, unless a
+	// twentieth of it is less: a layer of a few megabytes can hold a thousand times as much,
+	// and the host shall live on. It takes more than watchEvery to fill.
+	reserve    = 64 << 20
+	watchEvery = 20 * time.Millisecond
+)
+
+// space is the error of a file system with less room than the reserve.
+func space(path string) error {
+	var st unix.Statfs_t
+	if unix.Statfs(path, &st) != nil {
+		return nil
+	}
+	size, free := st.Blocks*uint64(st.Bsize), st.Bavail*uint64(st.Bsize)
+	keep := min(reserve, size/20)
+	if free >= keep || size == 0 {
+		return nil
+	}
+	return &store.SpaceError{Op: "unpack layer in", Path: path, Free: free, FreeFiles: st.Ffree,
+		Err: fmt.Errorf("%w: the last %d bytes are left to others", unix.ENOSPC, keep)}
+}
+
+// watch ends the worker when the file system is nearly full: all at once, for
+// what is on its way to it could still be a gigabyte.
+func (u *Unpacker) watch(w *layers.Worker, done <-chan struct{}) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		if err := space(u.staging); err != nil {
+			u.mu.Lock()
+			u.full = err
+			u.mu.Unlock()
+			w.Close()
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-done:
+			return
+		}
+	}
 }
 
 // NewUnpacker returns an unpacker for layers that a store stages. Close ends
@@ -36,7 +90,10 @@ func (u *Unpacker) start() (*layers.Worker, error) {
 	defer u.mu.Unlock()
 	var err error
 	if u.worker == nil {
-		u.worker, err = layers.StartWorker(u.staging, u.ids, nil)
+		if u.worker, err = layers.StartWorker(u.staging, u.ids, nil); err == nil {
+			u.done = make(chan struct{})
+			go u.watch(u.worker, u.done)
+		}
 	}
 	return u.worker, err
 }
@@ -54,12 +111,17 @@ func (u *Unpacker) Unpack(ctx context.Context, dir string, c pull.Compression, r
 	// The layer's directory holds fs alone until it is published: its parent
 	// is the stage's own.
 	owners := filepath.Join(filepath.Dir(filepath.Dir(name)), "owners")
-	job := layers.Job{Dir: name, Compression: compression(c)}
+	job := layers.Job{Dir: name, Compression: compression(c), MaxBytes: maxLayer}
 	if u.ids.Kind == idmap.Single {
 		job.Owners = owners
 	}
 	res, err := w.Unpack(ctx, job, r)
 	if err != nil {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.full != nil && ctx.Err() == nil {
+			return pull.Result{}, u.full
+		}
 		return pull.Result{}, err
 	}
 	out := pull.Result{DiffID: res.DiffID, Size: res.Size, Entries: res.Entries, OpaqueRoot: res.OpaqueRoot}
@@ -81,6 +143,7 @@ func (u *Unpacker) Close() error {
 	if u.worker == nil {
 		return nil
 	}
+	close(u.done)
 	err := u.worker.Close()
 	u.worker = nil
 	return err

@@ -101,6 +101,10 @@ func Main(args []string, open pull.Opener, anticipated *run.Early) int {
 	if err != nil {
 		complain(os.Stderr, err)
 	}
+	var ended *interrupted
+	if errors.As(err, &ended) {
+		return 128 + int(ended.signal)
+	}
 	return run.StatusOf(err)
 }
 
@@ -110,6 +114,9 @@ type exitStatus int
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 func usageError(c *cli.Context, err error, _ bool) error {
+	if c.Command.Name == c.App.Name {
+		return fmt.Errorf("%w; see `skiff --help`", err)
+	}
 	return &verbError{verb: c.Command.Name, err: err, usage: true}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"skiff/internal/idmap"
 	"skiff/internal/plan"
+	"skiff/layers"
 	"skiff/pull"
 	"skiff/pull/store"
 	"skiff/run"
@@ -19,6 +20,7 @@ func hintFor(err error) string {
 	var step *plan.Error
 	var ids *idmap.Error
 	var space *store.SpaceError
+	var unmapped *layers.UnmappedError
 	var unsafe *store.UnsafeError
 	var readOnly *store.ReadOnlyError
 	var network *run.NetworkError
@@ -46,6 +48,10 @@ func hintFor(err error) string {
 		return apparmor
 	case errors.As(err, &space):
 		return "free some space, or put the store elsewhere with --root or SKIFF_ROOT"
+	case errors.As(err, &unmapped) && os.Geteuid() == 0:
+		return "the image's ids go beyond those that root's containers have, which lines for root in /etc/subuid and /etc/subgid change"
+	case errors.As(err, &unmapped):
+		return "more ids in your lines of /etc/subuid and /etc/subgid cure it; with SKIFF_SINGLE_ID=1 all files are yours"
 	case errors.As(err, &unsafe):
 		return "the store must be yours and writable by nobody else; see --root and SKIFF_ROOT"
 	case errors.As(err, &readOnly):

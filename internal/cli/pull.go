@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"skiff/internal/progress"
@@ -38,6 +39,9 @@ func pullCommand() *cli.Command {
 				if name == "" {
 					return errors.New("which image?")
 				}
+				if name == helloReference {
+					return errors.New("it is built in; `skiff run builtin:hello` needs no pull")
+				}
 				r, err := openRunner(c)
 				if err != nil {
 					return err
@@ -66,6 +70,13 @@ func ensureImage(ctx context.Context, c *cli.Context, r *run.Runner, name string
 		return nil, errors.New("which image? try `skiff run builtin:hello`")
 	}
 	if name == helloReference {
+		want, err := wanted(c)
+		if err != nil {
+			return nil, err
+		}
+		if own := (manifest.Platform{OS: "linux", Arch: runtime.GOARCH}); want.Asked && !want.Accepts(own) {
+			return nil, want.Refuse(own)
+		}
 		img, err := helloImage(ctx, r.Store)
 		return &pull.Pulled{Image: img}, err
 	}
@@ -76,17 +87,52 @@ func ensureImage(ctx context.Context, c *cli.Context, r *run.Runner, name string
 	return pullImage(ctx, c, r, name, policy)
 }
 
+// An interrupted error is a signal that ended a pull.
+type interrupted struct{ signal syscall.Signal }
+
+func (e *interrupted) Error() string {
+	if e.signal == syscall.SIGINT {
+		return "interrupted"
+	}
+	return "ended by a signal: " + e.signal.String()
+}
+
+// interruptible ends the context with an interrupted error when a signal says so.
+func interruptible(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		select {
+		case s := <-caught:
+			n, _ := s.(syscall.Signal)
+			cancel(&interrupted{n})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(caught)
+		cancel(nil)
+	}
+}
+
+// wanted is the platform that the user asked for.
+func wanted(c *cli.Context) (want manifest.Want, err error) {
+	if platform := c.String("platform"); platform != "" {
+		want.Platform, err = manifest.ParsePlatform(platform)
+		want.Asked = true
+	}
+	return want, err
+}
+
 func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, policy pull.Policy) (*pull.Pulled, error) {
 	ref, err := pull.ParseReference(name)
 	if err != nil {
 		return nil, err
 	}
 	p := &pull.Puller{Store: r.Store, Warn: func(text string) { say("%s", text) }}
-	if platform := c.String("platform"); platform != "" {
-		if p.Want.Platform, err = manifest.ParsePlatform(platform); err != nil {
-			return nil, err
-		}
-		p.Want.Asked = true
+	if p.Want, err = wanted(c); err != nil {
+		return nil, err
 	}
 	// What is here needs nothing of the rest.
 	if policy == pull.Missing && ref.Transport == "" {
@@ -96,7 +142,7 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 		}
 	}
 	early.Abandon() // this takes long
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := interruptible(ctx)
 	defer stop()
 	unpacker := run.NewUnpacker(r.Store, r.IDs)
 	defer unpacker.Close()
@@ -112,8 +158,8 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 	}
 	r.Store.Waiting = func(what string) { say("waiting for another skiff: %s", what) }
 	img, err := p.Ensure(ctx, ref, policy)
-	if cause := ctx.Err(); cause != nil && err != nil {
-		return nil, fmt.Errorf("interrupted: %w", cause)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	return img, err
 }

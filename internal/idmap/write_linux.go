@@ -111,11 +111,14 @@ func put(path, text string) error {
 type helper struct {
 	name string
 	task *plan.Task
-	out  int // read end of its stderr
+	pipe [2]int // its stderr
 }
 
 // startHelper runs the helper by a plan: with os/exec the caller would wait,
 // for each helper, until it has reached its exec.
+//
+// The helper has a process group of its own: ^C is for skiff, which ends the
+// container, and no helper that was interrupted is taken for one that refused.
 func startHelper(name string, pid int, ranges []Range) (*helper, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
@@ -128,9 +131,8 @@ func startHelper(name string, pid int, ranges []Range) (*helper, error) {
 		return nil, err
 	}
 	p := plan.New()
-	copied := p.Gate()
+	p.Call("own process group", unix.SYS_SETPGID, plan.Int(0), plan.Int(0))
 	p.Call("own descriptors", unix.SYS_UNSHARE, plan.Int(unix.CLONE_FILES))
-	p.Signal("own descriptors", copied)
 	p.Call("stderr", unix.SYS_DUP3, plan.Int(pipe[1]), plan.Int(2), plan.Int(0))
 	p.Call("signal mask", unix.SYS_RT_SIGPROCMASK, plan.Int(unix.SIG_SETMASK), p.Buffer(8), plan.Int(0), plan.Int(8))
 	p.Call("exec", unix.SYS_EXECVEAT, plan.Int(unix.AT_FDCWD), p.Str(path), p.Strs(argv),
@@ -141,21 +143,15 @@ func startHelper(name string, pid int, ranges []Range) (*helper, error) {
 		unix.Close(pipe[1])
 		return nil, err
 	}
-	// Our copy of the write end is closed, once the helper has its own.
-	err = task.Passed(copied)
-	unix.Close(pipe[1])
-	if err != nil {
-		unix.Close(pipe[0])
-		task.Wait()
-		return nil, err
-	}
-	return &helper{name, task, pipe[0]}, nil
+	return &helper{name, task, pipe}, nil
 }
 
 func (h *helper) wait() error {
 	ws, failure := h.task.Wait()
 	unix.Close(h.task.Pidfd)
-	defer unix.Close(h.out)
+	// Not earlier: the helper shared our descriptors until it had its own.
+	unix.Close(h.pipe[1])
+	defer unix.Close(h.pipe[0])
 	if failure != nil {
 		return &Error{Helper: h.name, Err: failure}
 	}
@@ -163,7 +159,10 @@ func (h *helper) wait() error {
 		return nil
 	}
 	var b [512]byte
-	n, _ := unix.Read(h.out, b[:])
+	n, _ := unix.Read(h.pipe[0], b[:])
 	text := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(string(b[:max(n, 0)])), h.name+":"))
+	if ws.Signaled() {
+		return &Error{Helper: h.name, Output: "killed by " + ws.Signal().String(), Err: syscall.EINTR}
+	}
 	return &Error{Helper: h.name, Output: text, Err: syscall.EPERM}
 }

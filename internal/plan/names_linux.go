@@ -108,6 +108,8 @@ func callName(nr uint64) string {
 		return "sethostname"
 	case unix.SYS_SETNS:
 		return "setns"
+	case unix.SYS_SETPGID:
+		return "setpgid"
 	case unix.SYS_SETRESGID:
 		return "setresgid"
 	case unix.SYS_SETRESUID:

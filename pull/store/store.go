@@ -166,6 +166,12 @@ func (s *Store) Writable() error {
 	return s.werr
 }
 
+// ReadOnly says whether the store is on a read-only file system: its images can
+// be run, and nothing can be written.
+func (s *Store) ReadOnly() bool {
+	return errors.Is(unix.Faccessat(s.fd, ".", unix.W_OK, 0), unix.EROFS)
+}
+
 func (s *Store) prepare() error {
 	err := s.CheckVersion()
 	if err == nil {

@@ -98,6 +98,10 @@ func (d Dir) Create(c Container, named bool) (*Handle, error) {
 	return h, nil
 }
 
+// Unrecorded is a container of a store that nothing can be written to. Nobody
+// else knows of it, and its layers must not be removed by another way into the store.
+func (d Dir) Unrecorded(c Container) *Handle { return &Handle{Container: c, dir: d, lock: -1} }
+
 func (h *Handle) make() (err error) {
 	making, err := h.dir.open(unix.LOCK_SH)
 	if err != nil {
@@ -202,6 +206,9 @@ func (h *Handle) write(name string) error {
 
 // Save replaces the record by what the handle holds now.
 func (h *Handle) Save() error {
+	if h.lock < 0 {
+		return nil
+	}
 	if err := h.write("container.json.new"); err != nil {
 		return err
 	}
@@ -214,6 +221,9 @@ func (h *Handle) Save() error {
 // Started notes the init's process id, by one system call.
 func (h *Handle) Started(pid int) error {
 	h.PID = pid
+	if h.lock < 0 {
+		return nil
+	}
 	if err := unix.Symlinkat(strconv.Itoa(pid), h.lock, "pid"); err != nil {
 		return &fs.PathError{Op: "symlink", Path: h.Path("pid"), Err: err}
 	}
@@ -223,6 +233,9 @@ func (h *Handle) Started(pid int) error {
 // Ended forgets the init.
 func (h *Handle) Ended() {
 	h.PID = 0
+	if h.lock < 0 {
+		return
+	}
 	unix.Unlinkat(h.lock, "pid", 0)
 }
 
@@ -230,10 +243,10 @@ func (h *Handle) Ended() {
 // there is more in it than skiff made.
 func (h *Handle) Discard(remove func(path string) error) error {
 	h.unclaim()
-	defer h.Close()
 	if h.lock < 0 {
 		return nil
 	}
+	defer h.Close()
 	if h.removeEmpty() {
 		return nil
 	}
