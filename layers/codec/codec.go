@@ -14,8 +14,8 @@ import (
 	"io"
 
 	"skiff/layers"
+	"skiff/layers/inflate"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -35,7 +35,8 @@ const maxWindow = 128 << 20
 // holds; it does not close r.
 func Decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
 	src := &source{r: r}
-	br := bufio.NewReaderSize(src, 128<<10)
+	// No larger: what the decoders ask for is read past it.
+	br := bufio.NewReaderSize(src, 4<<10)
 	magic, err := br.Peek(6)
 	if err != nil && err != io.EOF {
 		return nil, err
@@ -57,12 +58,7 @@ func Decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
 	}
 	switch found {
 	case layers.Gzip:
-		z, err := gzip.NewReader(br)
-		if err != nil {
-			return nil, src.blame(found, err)
-		}
-		z.Multistream(false)
-		return &decoder{kind: found, src: src, r: &members{z, br}, close: func() { z.Close() }}, nil
+		return &decoder{kind: found, src: src, r: inflate.NewReader(br), close: func() {}}, nil
 	case layers.Zstd:
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(1<<62))
@@ -118,52 +114,6 @@ func (d *decoder) Read(p []byte) (int, error) {
 func (d *decoder) Close() error {
 	d.close()
 	return nil
-}
-
-// members reads gzip members one after the other.
-// Source: RFC 1952, 2.2; gzip(1) on trailing zeros.
-type members struct {
-	z  *gzip.Reader
-	br *bufio.Reader
-}
-
-func (m *members) Read(p []byte) (int, error) {
-	for {
-		n, err := m.z.Read(p)
-		if n > 0 && err == io.EOF {
-			return n, nil // comes again
-		}
-		if n > 0 || err != io.EOF {
-			return n, err
-		}
-		next, err := m.br.Peek(1)
-		if err != nil {
-			return 0, err // io.EOF: the regular end
-		}
-		if next[0] == 0 {
-			return 0, m.zeros()
-		}
-		if next[0] != 0x1f {
-			return 0, malformed("garbage after gzip data")
-		}
-		if err := m.z.Reset(m.br); err != nil {
-			return 0, unexpected(err)
-		}
-		m.z.Multistream(false)
-	}
-}
-
-// zeros reads to the end, io.EOF, and finds anything but zeros malformed.
-func (m *members) zeros() error {
-	for {
-		c, err := m.br.ReadByte()
-		if err != nil {
-			return err
-		}
-		if c != 0 {
-			return malformed("garbage after gzip data")
-		}
-	}
 }
 
 func malformed(format string, a ...any) error {
