@@ -30,6 +30,7 @@ type loop struct {
 	buf     []byte // bufferSize bytes, once something came
 	pipes   pipes
 	score   int   // of recent waits that were short
+	penalty int   // of looking in vain: how far below 0 the score falls next
 	bulky   int   // directions that are spliced
 	now     int64 // seconds since start
 	swept   int64 // second of the last sweep
@@ -162,11 +163,12 @@ func (l *loop) wait(events []unix.EpollEvent, ms int) int {
 	if l.lively() {
 		for time.Since(begin) < spin {
 			if n := l.poll(events); n > 0 {
+				l.penalty -= (l.penalty + 3) / 4
 				return n
 			}
 			syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		}
-		l.score -= 4
+		l.vain(time.Since(begin))
 	}
 	n, _, e := syscall.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(ms), 0, 0)
 	if e != 0 {
@@ -175,9 +177,21 @@ func (l *loop) wait(events []unix.EpollEvent, ms int) int {
 	if time.Since(begin) < spin {
 		l.score = min(l.score+1, scoreMost)
 	} else {
-		l.score = max(l.score-4, 0)
+		l.score = max(l.score-4, min(l.score, 0))
 	}
 	return int(n)
+}
+
+// vain has the loop look no more until many waits were short, twice as many as
+// the last time. If yielding took long, somebody who is no partner wants the
+// processor, and yielding may give it a slice of milliseconds: sixteen times.
+func (l *loop) vain(took time.Duration) {
+	more := 2
+	if took > 5*spin {
+		more = 16
+	}
+	l.score = -l.penalty
+	l.penalty = min(max(more*l.penalty, 2*more), penaltyMost)
 }
 
 const (
@@ -189,6 +203,7 @@ const (
 	// count four times. Traffic now and then never makes it so.
 	scoreLively = 8
 	scoreMost   = 16
+	penaltyMost = 1024
 )
 
 // lively says whether looking is worth it. Bulk has its own rhythm, and its
