@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -70,8 +72,15 @@ func (o *oddReader) Read(p []byte) (int, error) {
 // same holds the two decoders against each other. Both refuse, or both give the same bytes.
 func same(t *testing.T, stream []byte) {
 	t.Helper()
+	sameCut(t, stream, slices.Sorted(maps.Keys(readers))...)
+}
+
+// sameCut is same for some of the readers.
+func sameCut(t *testing.T, stream []byte, names ...string) {
+	t.Helper()
 	want, wantErr := standard(stream)
-	for name, cut := range readers {
+	for _, name := range names {
+		cut := readers[name]
 		got, err := io.ReadAll(NewReader(cut(bytes.NewReader(stream))))
 		if (err == nil) != (wantErr == nil) {
 			t.Fatalf("%s: %v, compress/gzip: %v", name, err, wantErr)
@@ -357,7 +366,7 @@ func FuzzInflate(f *testing.F) {
 			io.Copy(io.Discard, flate.NewReader(br))
 			body = append(bytes.Clone(body[:len(body)-br.Len()]), sound[len(sound)-8:]...)
 		}
-		same(t, append(header, body...))
+		sameCut(t, append(header, body...), []string{"whole", "odd lengths"}[len(body)%2])
 	})
 }
 
