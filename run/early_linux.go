@@ -108,6 +108,11 @@ func (e *Early) Abandon() {
 	unix.Close(process.Pidfd)
 	unix.Close(process.self)
 	if process.ns.Network == NetworkDefault {
+		// The task shared skiff's descriptors, and this one keeps its network alive. It
+		// is 0 if the task has not got so far.
+		if fd := process.born.Reg(process.birth.inside); fd > 0 {
+			unix.Close(fd)
+		}
 		runtime.UnlockOSThread()
 	}
 }
