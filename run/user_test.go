@@ -137,6 +137,7 @@ func TestCandidates(t *testing.T) {
 	}{
 		{"ls", "/a:/b/", []string{"/a/ls", "/b/ls"}}, {"/x/ls", "/a", []string{"/x/ls"}},
 		{"./ls", "/a", []string{"./ls"}}, {"ls", ":/a", []string{"./ls", "/a/ls"}},
+		{"ls", "/a::/b/::/a:/b", []string{"/a/ls", "./ls", "/b/ls"}},
 	} {
 		got := candidates(&Spec{Args: []string{c.name}, Env: []string{"PATH=" + c.path}})
 		if !slices.Equal(got, c.want) {
