@@ -8,6 +8,7 @@ import (
 
 	"skiff/internal/idmap"
 	"skiff/internal/plan"
+	"skiff/layers"
 	"skiff/pull"
 	"skiff/pull/store"
 	"skiff/run"
@@ -29,11 +30,14 @@ func hintFor(err error) string {
 	var unknown *pull.UnknownImageError
 	var unauthorized *pull.UnauthorizedError
 	var absent *store.AbsentError
+	var unmapped *layers.UnmappedError
 	switch {
 	case errors.As(err, &usage) && usage.usage:
 		return "see `skiff " + usage.verb + " --help`"
 	case errors.As(err, &program):
 		return executing(program)
+	case errors.As(err, &unmapped):
+		return owners(unmapped, os.Geteuid() == 0)
 	case errors.As(err, &ids) && ids.Helper != "":
 		return "check your lines in /etc/subuid and /etc/subgid, and that " + ids.Helper + " is setuid root"
 	case errors.As(err, &step) && strings.HasPrefix(step.Step, "set limit ") && permission(step.Err):
@@ -116,6 +120,17 @@ func executing(e *run.ExecError) string {
 		return "if it is there, its interpreter is not: the #! line's, or the dynamic loader"
 	}
 	return ""
+}
+
+// owners is about a file of an image whose owner has no id in its containers.
+func owners(e *layers.UnmappedError, root bool) string {
+	switch {
+	case e.ID < 0 || e.ID >= 1<<32-1:
+		return "no system has such an id: the image is broken"
+	case root:
+		return "root's containers have the ids 0 to 65535; a user may have as many as /etc/subuid and /etc/subgid give"
+	}
+	return "more ids in your lines of /etc/subuid and /etc/subgid make room for it; with SKIFF_SINGLE_ID=1 all files are yours"
 }
 
 // registry is about a registry that did not answer.
