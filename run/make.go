@@ -55,7 +55,13 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Names
 			s.Cwd = path.Join("/", dir)
 		}
 	}
+	if len(s.Cwd) >= unix.PathMax {
+		return nil, fmt.Errorf("%w %.64s…: %w", ErrWorkdir, s.Cwd, unix.ENAMETOOLONG)
+	}
 	if s.StopSignal, err = stopSignal(o, img); err != nil {
+		return nil, err
+	}
+	if err := s.noNUL(); err != nil {
 		return nil, err
 	}
 	if err := s.confine(o); err != nil {
@@ -78,6 +84,22 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Names
 		}
 	}
 	return s, s.mounts(o)
+}
+
+// noNUL looks for what a system call would take for the end of a word. JSON can
+// hold it, and so can an image's config.
+func (s *Spec) noNUL() error {
+	for _, list := range []struct {
+		what  string
+		words []string
+	}{{"argument", s.Args}, {"variable", s.Env}, {"working directory", []string{s.Cwd}}} {
+		for _, word := range list.words {
+			if strings.Contains(word, "\x00") {
+				return fmt.Errorf("%s %q: there is a NUL in it", list.what, word)
+			}
+		}
+	}
+	return nil
 }
 
 // lowers are the layers to mount, relative to the store, base first. Overlay refuses a
@@ -118,10 +140,12 @@ func arguments(o *Options, img *store.Image) ([]string, error) {
 // usual. The caller's own never leaks in.
 func environment(o *Options, img *store.Image, hostname, home string) []string {
 	var env []string
+	at := make(map[string]int, len(img.Config.Env)+len(o.Env)+8) // an image may have a million
 	set := func(kv string, replace bool) {
 		key, _, _ := strings.Cut(kv, "=")
-		i := slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, key+"=") })
-		if i < 0 {
+		i, found := at[key]
+		if !found {
+			at[key] = len(env)
 			env = append(env, kv)
 		} else if replace {
 			env[i] = kv

@@ -268,24 +268,29 @@ func (p *initPlan) execInit(s *Spec) {
 	p.execs = append(p.execs, execTry{"init", result})
 }
 
-// candidates are the paths to try, in order. Source: execvp(3).
+// candidates are the paths to try, in order, each once. Source: execvp(3).
 func candidates(s *Spec) []string {
 	name := s.Args[0]
 	if strings.Contains(name, "/") {
 		return []string{name}
 	}
 	var paths []string
+	tried := map[string]bool{}
 	for _, kv := range s.Env {
 		list, ok := strings.CutPrefix(kv, "PATH=")
 		if !ok {
 			continue
 		}
 		paths = paths[:0]
+		clear(tried)
 		for dir := range strings.SplitSeq(list, ":") {
 			if dir == "" {
 				dir = "."
 			}
-			paths = append(paths, strings.TrimSuffix(dir, "/")+"/"+name)
+			if file := strings.TrimSuffix(dir, "/") + "/" + name; !tried[file] {
+				tried[file] = true
+				paths = append(paths, file)
+			}
 		}
 	}
 	return paths

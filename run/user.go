@@ -24,7 +24,7 @@ type fileReader func(name string, limit int64) ([]byte, error)
 // files. Of the groups the account's own is first.
 //
 // What consists of digits is a number and never looked up as a name
-// (CVE-2024-40635); a name must be there. The error is a *UserError.
+// (CVE-2024-40635); a name must be there, and its ids must be ids. The error is a *UserError.
 func findAccount(who string, added []string, read fileReader) (*store.Account, error) {
 	passwd, _ := read("etc/passwd", maxAccounts)
 	group, _ := read("etc/group", maxAccounts)
@@ -32,7 +32,7 @@ func findAccount(who string, added []string, read fileReader) (*store.Account, e
 	for _, part := range append([]string{name, groupName}, added...) {
 		if digits(part) {
 			if n, err := strconv.ParseUint(part, 10, 64); err != nil || n > math.MaxInt32 {
-				return nil, &UserError{part, "id out of range"}
+				return nil, &UserError{part, outOfRange}
 			}
 		}
 	}
@@ -46,6 +46,9 @@ func findAccount(who string, added []string, read fileReader) (*store.Account, e
 	if strings.Contains(found.Home, "\x00") {
 		return nil, &UserError{name, "its home directory is no path"}
 	}
+	if !isID(found.Uid) || !isID(found.Gid) {
+		return nil, &UserError{name, outOfRange}
+	}
 	gid := uint32(found.Gid)
 	groups, err := user.ParseGroup(bytes.NewReader(group))
 	if err != nil {
@@ -58,7 +61,7 @@ func findAccount(who string, added []string, read fileReader) (*store.Account, e
 		}
 	} else if found.Name != "" {
 		for _, g := range groups {
-			if slices.Contains(g.List, found.Name) {
+			if isID(g.Gid) && slices.Contains(g.List, found.Name) {
 				member = append(member, uint32(g.Gid))
 			}
 		}
@@ -149,12 +152,21 @@ func findGroup(name string, groups []user.Group) (uint32, error) {
 		return uint32(n), nil
 	}
 	for _, g := range groups {
+		if g.Name == name && !isID(g.Gid) {
+			return 0, &UserError{name, outOfRange}
+		}
 		if g.Name == name {
 			return uint32(g.Gid), nil
 		}
 	}
 	return 0, &UserError{name, "not in the image's /etc/group"}
 }
+
+const outOfRange = "id out of range"
+
+// isID reports whether a number of an image's file is an id. Cut to 32 bits,
+// 1<<32 would be root, and -1 what setresuid(2) leaves as it is.
+func isID(n int) bool { return 0 <= n && n <= math.MaxInt32 }
 
 func digits(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""

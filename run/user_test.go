@@ -64,6 +64,25 @@ func TestLookUser(t *testing.T) {
 	}
 }
 
+// Ids in the image's files that are no ids are refused, and never become others
+// by being cut to 32 bits: 4294967296 is not root, and -1 not "as before".
+func TestAccountsOutOfRange(t *testing.T) {
+	const passwd = "over:x:4294967296:0::/:\nminus:x:-1:0::/:\nlong:x:99999999999999999999:0::/:\nhigh:x:2147483648:0::/:\n" +
+		"group:x:5:4294967296::/:\nminusgroup:x:5:-1::/:\nfine:x:7:8::/:\n"
+	const group = "over:x:4294967296:fine\nminus:x:-1:fine\nfine:x:9:fine\n"
+	for _, who := range []string{"over", "minus", "long", "high", "group", "minusgroup", "fine:over", "fine:minus"} {
+		var e *UserError
+		if u, _, err := lookUser(&Options{User: who}, &store.Image{}, idmap.Map{}, accounts(passwd, group)); !errors.As(err, &e) || e.Reason != "id out of range" {
+			t.Errorf("%s: %+v, error %v", who, u, err)
+		}
+	}
+	// A group that nobody asked for is left out.
+	u, _, err := lookUser(&Options{User: "fine"}, &store.Image{}, idmap.Map{}, accounts(passwd, group))
+	if err != nil || u.UID != 7 || !slices.Equal(u.Groups, []uint32{8, 9}) {
+		t.Errorf("fine: %+v, error %v", u, err)
+	}
+}
+
 // The record's account spares the files, unless another one is asked for.
 func TestRecordedAccount(t *testing.T) {
 	img := &store.Image{Account: &store.Account{UID: 7, GIDs: []uint32{9, 8}, Home: "/x"}}
@@ -118,6 +137,7 @@ func TestCandidates(t *testing.T) {
 	}{
 		{"ls", "/a:/b/", []string{"/a/ls", "/b/ls"}}, {"/x/ls", "/a", []string{"/x/ls"}},
 		{"./ls", "/a", []string{"./ls"}}, {"ls", ":/a", []string{"./ls", "/a/ls"}},
+		{"ls", "/a::/b/::/a:/b", []string{"/a/ls", "./ls", "/b/ls"}},
 	} {
 		got := candidates(&Spec{Args: []string{c.name}, Env: []string{"PATH=" + c.path}})
 		if !slices.Equal(got, c.want) {

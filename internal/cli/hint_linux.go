@@ -20,7 +20,6 @@ func hintFor(err error) string {
 	var step *plan.Error
 	var ids *idmap.Error
 	var space *store.SpaceError
-	var unmapped *layers.UnmappedError
 	var unsafe *store.UnsafeError
 	var readOnly *store.ReadOnlyError
 	var network *run.NetworkError
@@ -31,11 +30,14 @@ func hintFor(err error) string {
 	var unknown *pull.UnknownImageError
 	var unauthorized *pull.UnauthorizedError
 	var absent *store.AbsentError
+	var unmapped *layers.UnmappedError
 	switch {
 	case errors.As(err, &usage) && usage.usage:
 		return "see `skiff " + usage.verb + " --help`"
 	case errors.As(err, &program):
 		return executing(program)
+	case errors.As(err, &unmapped):
+		return owners(unmapped, os.Geteuid() == 0)
 	case errors.As(err, &ids) && ids.Helper != "":
 		return "check your lines in /etc/subuid and /etc/subgid, and that " + ids.Helper + " is setuid root"
 	case errors.As(err, &step) && strings.HasPrefix(step.Step, "set limit ") && permission(step.Err):
@@ -48,10 +50,6 @@ func hintFor(err error) string {
 		return apparmor
 	case errors.As(err, &space):
 		return "free some space, or put the store elsewhere with --root or SKIFF_ROOT"
-	case errors.As(err, &unmapped) && os.Geteuid() == 0:
-		return "the image's ids go beyond those that root's containers have, which lines for root in /etc/subuid and /etc/subgid change"
-	case errors.As(err, &unmapped):
-		return "more ids in your lines of /etc/subuid and /etc/subgid cure it; with SKIFF_SINGLE_ID=1 all files are yours"
 	case errors.As(err, &unsafe):
 		return "the store must be yours and writable by nobody else; see --root and SKIFF_ROOT"
 	case errors.As(err, &readOnly):
@@ -122,6 +120,17 @@ func executing(e *run.ExecError) string {
 		return "if it is there, its interpreter is not: the #! line's, or the dynamic loader"
 	}
 	return ""
+}
+
+// owners is about a file of an image whose owner has no id in its containers.
+func owners(e *layers.UnmappedError, root bool) string {
+	switch {
+	case e.ID < 0 || e.ID >= 1<<32-1:
+		return "no system has such an id: the image is broken"
+	case root:
+		return "root's containers have the ids 0 to 65535; a user may have as many as /etc/subuid and /etc/subgid give"
+	}
+	return "more ids in your lines of /etc/subuid and /etc/subgid make room for it; with SKIFF_SINGLE_ID=1 all files are yours"
 }
 
 // registry is about a registry that did not answer.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // A verbError says which command failed, and on what.
@@ -44,21 +45,37 @@ func (o *output) Write(b []byte) (int, error) {
 
 // complain prints an error, and what to do about it if that is known.
 func complain(w io.Writer, err error) {
-	fmt.Fprintf(w, "skiff: %s\n", printable(err.Error()))
+	fmt.Fprintf(w, "skiff: %s\n", clip(printable(err.Error())))
 	if hint := hintFor(err); hint != "" {
 		fmt.Fprintf(w, "skiff: hint: %s\n", hint)
 	}
 }
 
+// clip bounds a message: a name in an image's config may have megabytes. Its end, the
+// cause, stays.
+func clip(s string) string {
+	const most = 4096
+	if len(s) <= most {
+		return s
+	}
+	end := len(s) - most/2
+	for !utf8.RuneStart(s[end]) {
+		end++
+	}
+	return strings.ToValidUTF8(s[:most/2], "") + "…" + s[end:]
+}
+
 // printable escapes what an image or a registry may have put into a message to
 // play tricks on a terminal, or to look like a line of skiff's.
 func printable(s string) string {
-	if strings.IndexFunc(s, odd) < 0 {
+	if strings.IndexFunc(s, odd) < 0 && utf8.ValidString(s) {
 		return s
 	}
 	var b strings.Builder
-	for _, r := range s {
-		if odd(r) {
+	for i, r := range s {
+		if r == utf8.RuneError && !strings.HasPrefix(s[i:], "\uFFFD") {
+			fmt.Fprintf(&b, `\x%02x`, s[i]) // a byte alone, such as an 8-bit CSI
+		} else if odd(r) {
 			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
 		} else {
 			b.WriteRune(r)

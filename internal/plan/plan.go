@@ -74,8 +74,6 @@ const (
 	nrWait   = 1 << 32
 	nrSignal = 1<<32 + 1
 	nrNext   = 1<<32 + 2
-
-	maxRegs = 512
 )
 
 type reloc struct{ at, to int } // the 8 bytes at data[at:] point to data[to:]
@@ -136,9 +134,6 @@ func (p *Plan) Then() *Plan {
 
 // Reg returns a fresh register, 0 until an operation or Task.Set fills it.
 func (p *Plan) Reg() Reg {
-	if p.regs == maxRegs {
-		panic("plan: out of registers")
-	}
 	p.regs++
 	return Reg(p.regs - 1)
 }

@@ -41,7 +41,7 @@ type Task struct {
 	arena  []byte
 	ops    []op
 	data   int // offset of the plan's data in arena
-	regs   *[maxRegs]uint64
+	regs   []uint64
 	header *header
 	before *Task // what performed the plan that this one's follows
 }
@@ -96,7 +96,8 @@ func (p *Plan) Start(c Clone) (*Task, error) {
 // makes its pointers real.
 func (p *Plan) load() (*Task, error) {
 	ops := len(p.ops) * opSize
-	const fixed = stackSize + maxRegs*8 + int(unsafe.Sizeof(header{}))
+	regs := stackSize + int(unsafe.Sizeof(header{}))
+	fixed := regs + p.regs*8
 	data := (fixed + ops + 15) &^ 15
 	// The child would otherwise take a page fault for each page.
 	arena, err := unix.Mmap(-1, 0, data+len(p.data)+8, unix.PROT_READ|unix.PROT_WRITE,
@@ -108,15 +109,15 @@ func (p *Plan) load() (*Task, error) {
 		plan:   p,
 		arena:  arena,
 		data:   data,
-		regs:   (*[maxRegs]uint64)(unsafe.Pointer(&arena[stackSize])),
-		header: (*header)(unsafe.Pointer(&arena[stackSize+maxRegs*8])),
+		regs:   unsafe.Slice((*uint64)(unsafe.Pointer(&arena[regs])), p.regs),
+		header: (*header)(unsafe.Pointer(&arena[stackSize])),
 	}
 	copy(arena[data:], p.data)
 	base := uint64(uintptr(unsafe.Pointer(&arena[data])))
 	for _, r := range p.reloc {
 		*(*uint64)(unsafe.Pointer(&arena[data+r.at])) = base + uint64(r.to)
 	}
-	t.header.regs = uint64(uintptr(unsafe.Pointer(t.regs)))
+	t.header.regs = uint64(uintptr(unsafe.Pointer(&t.regs[0])))
 	for _, s := range p.preset {
 		t.regs[s.reg] = uint64(s.value)
 	}

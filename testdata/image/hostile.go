@@ -22,6 +22,7 @@ type Case struct {
 	// before it are fine). Otherwise every layer unpacks.
 	Refused bool
 	Word    string
+	Hint    string // what the hint about it contains, if not ""
 
 	// Tree is what the last layer's directory holds then, as List says it; nil
 	// where only the invariants count.
@@ -33,9 +34,21 @@ type Case struct {
 	// id the layer is unpacked and its owners are squashed.
 	NeedsIDs bool
 
-	// Run: the image matters to what a container does; what to expect is said in
-	// words.
-	Run string
+	// Run is what becomes of a container, if the image matters to that.
+	Run *Run
+}
+
+// A Run is the exact outcome of a container.
+type Run struct {
+	Own    bool   // it runs the image's own entrypoint, and Probe otherwise
+	Probe  string // commands of a shell, busybox's, that tell what it sees
+	Status int
+
+	// Says is a regular expression for all that is printed: what follows
+	// "skiff: run IMAGE: " if the container never was, and what the probe prints
+	// otherwise.
+	Says   string
+	Single string // the same with a single id, where that differs
 }
 
 // Outside is a directory of the host that hostile layers aim at by its absolute
@@ -255,17 +268,16 @@ func replacements() []Case {
 }
 
 func owners() []Case {
+	unmapped := func(name, id, hint string, e Entry) Case {
+		return Case{Number: 48, Name: name, Layers: []Layer{L(e)}, Refused: true, Word: id + " is not among the ids", Hint: hint, NeedsIDs: true}
+	}
+	const more, broken = "/etc/subuid and /etc/subgid", "the image is broken"
 	return []Case{
-		{Number: 48, Name: "uid-unmapped", Layers: []Layer{L(File("x", "x").WithOwner(70000, 0))},
-			Refused: true, Word: "uid 70000 is not among the ids", NeedsIDs: true},
-		{Number: 48, Name: "gid-unmapped", Layers: []Layer{L(Dir("x").WithOwner(0, 1<<31))},
-			Refused: true, Word: "gid 2147483648 is not among the ids", NeedsIDs: true},
-		{Number: 48, Name: "uid-minus-one", Layers: []Layer{L(File("x", "x").WithOwner(-1, 0))},
-			Refused: true, Word: "uid -1 is not among the ids", NeedsIDs: true},
-		{Number: 48, Name: "uid-2^32-1", Layers: []Layer{L(Symlink("x", "y").WithOwner(1<<32-1, 0))},
-			Refused: true, Word: "uid 4294967295 is not among the ids", NeedsIDs: true},
-		{Number: 48, Name: "uid-overflow", Layers: []Layer{L(File("x", "x").WithPAX("uid", "4294967296"))},
-			Refused: true, Word: "uid 4294967296 is not among the ids", NeedsIDs: true},
+		unmapped("uid-unmapped", "uid 70000", more, File("x", "x").WithOwner(70000, 0)),
+		unmapped("gid-unmapped", "gid 2147483648", more, Dir("x").WithOwner(0, 1<<31)),
+		unmapped("uid-minus-one", "uid -1", broken, File("x", "x").WithOwner(-1, 0)),
+		unmapped("uid-2^32-1", "uid 4294967295", broken, Symlink("x", "y").WithOwner(1<<32-1, 0)),
+		unmapped("uid-overflow", "uid 4294967296", broken, File("x", "x").WithPAX("uid", "4294967296")),
 		refused(48, "uid-garbage", "malformed", L(File("x", "x").WithPAX("uid", "99999999999999999999"))),
 		{Number: 50, Name: "2000-entries", Layers: []Layer{Many(2000)}},
 	}
