@@ -3,6 +3,10 @@
 // It stands apart from package layers so that only main imports it: the
 // decoders' tables cost a program's start, and most runs unpack nothing.
 //
+// Gzip is package inflate's work, or compress/gzip's where the environment has
+// SKIFF_GZIP=std: a way out, and a way to tell whose fault it is, should
+// a layer not unpack.
+//
 // Limits: no xz, no bzip2. It bounds memory, not output; layers.Options does that.
 package codec
 
@@ -12,10 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"skiff/layers"
+	"skiff/layers/inflate"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -57,12 +62,15 @@ func Decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
 	}
 	switch found {
 	case layers.Gzip:
-		z, err := gzip.NewReader(br)
-		if err != nil {
-			return nil, src.blame(found, err)
+		if os.Getenv("SKIFF_GZIP") == "std" {
+			z, err := newMembers(br)
+			if err != nil {
+				return nil, src.blame(found, err)
+			}
+			return &decoder{kind: found, src: src, r: z, close: func() {}}, nil
 		}
-		z.Multistream(false)
-		return &decoder{kind: found, src: src, r: &members{z, br}, close: func() { z.Close() }}, nil
+		z := inflate.NewReader(br)
+		return &inflater{decoder{kind: found, src: src, r: z, close: func() {}}, z}, nil
 	case layers.Zstd:
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(1<<62))
@@ -120,50 +128,18 @@ func (d *decoder) Close() error {
 	return nil
 }
 
-// members reads gzip members one after the other.
-// Source: RFC 1952, 2.2; gzip(1) on trailing zeros.
-type members struct {
-	z  *gzip.Reader
-	br *bufio.Reader
+// An inflater is a layers.Filler.
+type inflater struct {
+	decoder
+	z *inflate.Reader
 }
 
-func (m *members) Read(p []byte) (int, error) {
-	for {
-		n, err := m.z.Read(p)
-		if n > 0 && err == io.EOF {
-			return n, nil // comes again
-		}
-		if n > 0 || err != io.EOF {
-			return n, err
-		}
-		next, err := m.br.Peek(1)
-		if err != nil {
-			return 0, err // io.EOF: the regular end
-		}
-		if next[0] == 0 {
-			return 0, m.zeros()
-		}
-		if next[0] != 0x1f {
-			return 0, malformed("garbage after gzip data")
-		}
-		if err := m.z.Reset(m.br); err != nil {
-			return 0, unexpected(err)
-		}
-		m.z.Multistream(false)
+func (i *inflater) Fill(buf []byte) ([]byte, error) {
+	block, err := i.z.Fill(buf)
+	if err != nil && err != io.EOF {
+		err = i.src.blame(i.kind, err)
 	}
-}
-
-// zeros reads to the end, io.EOF, and finds anything but zeros malformed.
-func (m *members) zeros() error {
-	for {
-		c, err := m.br.ReadByte()
-		if err != nil {
-			return err
-		}
-		if c != 0 {
-			return malformed("garbage after gzip data")
-		}
-	}
+	return block, err
 }
 
 func malformed(format string, a ...any) error {

@@ -38,7 +38,7 @@ const (
 	Slack = 320
 
 	blockSize = 256 << 10 // of Next
-	inputSize = 128 << 10 // of one read
+	inputSize = 128 << 10 // of one read, or a little more: what a bufio.Reader of as much passes through
 )
 
 var (

@@ -29,7 +29,7 @@ type input struct {
 
 func (in *input) init(r io.Reader) {
 	in.r = r
-	in.buf = make([]byte, inputSize)
+	in.buf = make([]byte, inputSize+fastInput)
 }
 
 // offset is that of the first byte of which no bit is used.
