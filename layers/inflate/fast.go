@@ -7,6 +7,11 @@ const (
 	fastInput = turnInput + 8
 )
 
+const (
+	maxDist  = maxCode + 13  // bits of a distance
+	copySize = 258 + 16 + 14 // what a copy of a match may touch, less than Slack
+)
+
 // fast takes symbols while there is plenty of input and room in out. It leaves
 // fewer than 8 bits in z.bits. out[op:] has Slack bytes beyond the block, so
 // that the longest match and what a copy writes too much fit.
@@ -84,9 +89,11 @@ func (z *Reader) fast() error {
 		bb >>= e & 63
 		bc -= uint(e)
 
-		bb |= le.Uint64(in[pos:]) << (bc & 63)
-		pos += int(7 - bc>>3&7)
-		bc |= 56
+		if bc&63 < maxDist {
+			bb |= le.Uint64(in[pos:]) << (bc & 63)
+			pos += int(7 - bc>>3&7)
+			bc |= 56
+		}
 		e = z.dist[bb&(1<<distBits-1)]
 		if e&flagOther != 0 {
 			if e&flagSub == 0 {
@@ -117,19 +124,21 @@ func (z *Reader) fast() error {
 		to := op
 		op += n
 		if dist >= 16 {
-			from, to := out[src:src+288], out[to:to+288]
-			*(*[16]byte)(to) = *(*[16]byte)(from)
-			for i := 16; i < n; i += 16 {
+			// Two copies without a question: most matches are no longer.
+			from, to := (*[copySize]byte)(out[src:]), (*[copySize]byte)(out[to:])
+			*(*[16]byte)(to[:]) = *(*[16]byte)(from[:])
+			*(*[16]byte)(to[16:]) = *(*[16]byte)(from[16:])
+			for i := 32; i < n; i += 16 {
 				*(*[16]byte)(to[i:]) = *(*[16]byte)(from[i:])
 			}
 		} else if dist >= 8 {
-			from, to := out[src:src+288], out[to:to+288]
+			from, to := (*[copySize]byte)(out[src:]), (*[copySize]byte)(out[to:])
 			for i := 0; i < n; i += 8 {
 				*(*[8]byte)(to[i:]) = *(*[8]byte)(from[i:])
 			}
 		} else if dist == 1 {
 			v := uint64(out[src]) * 0x0101010101010101
-			to := out[to : to+288]
+			to := (*[copySize]byte)(out[to:])
 			for i := 0; i < n; i += 8 {
 				le.PutUint64(to[i:], v)
 			}
