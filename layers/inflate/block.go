@@ -98,7 +98,7 @@ func (z *Reader) readCodes() error {
 // encoded and then written with a code of their own, whose lengths are own.
 func (z *Reader) readLengths(own *[19]uint8, lengths []uint8) error {
 	table := &z.lengths
-	if err := build(table[:], lengthBits, own[:], z.lengthSymbols()); err != nil {
+	if err := build(table[:], lengthBits, own[:], lengthSymbols[:]); err != nil {
 		return err
 	}
 	for i := 0; i < len(lengths); {

@@ -41,6 +41,8 @@ const (
 	inputSize = 128 << 10 // of one read, or a little more: what a bufio.Reader of as much passes through
 )
 
+var le = binary.LittleEndian
+
 var (
 	// ErrHeader: no gzip member begins here, or its header is broken.
 	ErrHeader = errors.New("malformed gzip header")
@@ -240,5 +242,3 @@ func (z *Reader) WriteTo(w io.Writer) (n int64, err error) {
 		}
 	}
 }
-
-var le = binary.LittleEndian

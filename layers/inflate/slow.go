@@ -65,18 +65,16 @@ func (z *Reader) symbol(table []uint32, width uint) (uint32, error) {
 			e = table[uint(e>>16)+uint(z.bits>>width&(1<<n-1))]
 			n = width + uint(e>>8&31)
 		}
-		switch {
-		case n <= z.count && z.count > 0:
+		if n <= z.count && z.count > 0 {
 			// The bits at hand decide: those above them, 0 here, have no say.
 			if e&(flagOther|flagEnd) == noSymbol {
 				return 0, ErrCorrupt
 			}
 			z.drop(n)
 			return e, nil
-		default:
-			if err := z.load(z.count + 1); err != nil {
-				return 0, err
-			}
+		}
+		if err := z.load(z.count + 1); err != nil {
+			return 0, err
 		}
 	}
 }

@@ -11,13 +11,14 @@ const (
 
 // An entry of a table is a uint32:
 //
-//	bits 0-5    what to drop: the code's bits (in this table) and its extra bits
-//	bits 8-12   the code's bits alone
-//	bits 16-30  a literal, a base of length or distance, or a code length symbol
+//	bits 0-5        what to drop: the code's bits, in this table, and its extra bits
+//	bits 8-12       the code's bits alone
 //	bits 13-15, 31  the flags below
+//	bits 16-30      a literal, a base of length or distance, or a code length symbol
 //
-// The entry of a subtable is flagged and has in bits 16-30 where the subtable
-// begins, in bits 8-12 how many bits choose from it, and in bits 0-5 the width of the first lookup.
+// An entry that leads to a subtable is flagged and has in bits 16-30 where that
+// begins, in bits 8-12 how many bits choose from it, and in bits 0-5 the width
+// of the first lookup.
 const (
 	flagLiteral = 1 << 31
 	flagOther   = 1 << 15 // none of literal, length, distance: also one of
@@ -72,8 +73,6 @@ func (t *tables) init() {
 }
 
 // lengthSymbols are those of the code length code.
-func (t *tables) lengthSymbols() []uint32 { return lengthSymbols[:] }
-
 var lengthSymbols = [19]uint32{
 	0 << 16, 1 << 16, 2 << 16, 3 << 16, 4 << 16, 5 << 16, 6 << 16, 7 << 16, 8 << 16, 9 << 16,
 	10 << 16, 11 << 16, 12 << 16, 13 << 16, 14 << 16, 15 << 16, 16 << 16, 17 << 16, 18 << 16,
