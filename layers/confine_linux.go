@@ -264,8 +264,12 @@ func confine(p *plan.Plan, self int, staging string, fds descriptors, idsWritten
 	p.Call("signal mask", unix.SYS_RT_SIGPROCMASK, plan.Int(unix.SIG_SETMASK), p.Buffer(8), plan.Int(0), plan.Int(8))
 	p.Call("close descriptors", unix.SYS_CLOSE_RANGE, plan.Int(workerSocket+1), plan.Int(uint32(1<<32-1)),
 		plan.Int(unix.CLOSE_RANGE_CLOEXEC))
+	env := []string{"GOTRACEBACK=none"}
+	if os.Getenv("SKIFF_GZIP") == "std" { // which package codec asks for
+		env = append(env, "SKIFF_GZIP=std")
+	}
 	p.Call("exec worker", unix.SYS_EXECVEAT, plan.Int(fds.exe), p.Str(""), p.Strs([]string{workerName}),
-		p.Strs([]string{"GOTRACEBACK=none"}), plan.Int(unix.AT_EMPTY_PATH))
+		p.Strs(env), plan.Int(unix.AT_EMPTY_PATH))
 }
 
 // landlockABI probes; 0: there is none.

@@ -259,3 +259,19 @@ func TestBadExecutable(t *testing.T) {
 		}
 	}
 }
+
+// SKIFF_GZIP=std reaches the worker: the standard library words its errors otherwise.
+func TestStandardGzip(t *testing.T) {
+	l := image.L(image.File("a", "b"))
+	blob := l.Bytes()
+	blob[len(blob)-1] ^= 1
+	l.Blob = func(w io.Writer) error { _, err := w.Write(blob); return err }
+	for env, word := range map[string]string{"": "gzip: byte ", "std": "gzip: gzip: invalid checksum"} {
+		t.Setenv("SKIFF_GZIP", env)
+		staging := place(t)
+		_, err := unpack(t, start(t, staging, anyKind(t)), staging, "a", l, Job{})
+		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), word) {
+			t.Errorf("SKIFF_GZIP=%s: %v", env, err)
+		}
+	}
+}

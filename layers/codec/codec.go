@@ -3,6 +3,10 @@
 // It stands apart from package layers so that only main imports it: the
 // decoders' tables cost a program's start, and most runs unpack nothing.
 //
+// Gzip is package inflate's work, or compress/gzip's where the environment has
+// SKIFF_GZIP=std: a way out, and a way to tell whose fault it is, should
+// a layer not unpack.
+//
 // Limits: no xz, no bzip2. It bounds memory, not output; layers.Options does that.
 package codec
 
@@ -12,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"skiff/layers"
 	"skiff/layers/inflate"
@@ -35,8 +40,7 @@ const maxWindow = 128 << 20
 // holds; it does not close r.
 func Decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
 	src := &source{r: r}
-	// No larger: what the decoders ask for is read past it.
-	br := bufio.NewReaderSize(src, 4<<10)
+	br := bufio.NewReaderSize(src, 128<<10)
 	magic, err := br.Peek(6)
 	if err != nil && err != io.EOF {
 		return nil, err
@@ -58,7 +62,15 @@ func Decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
 	}
 	switch found {
 	case layers.Gzip:
-		return &decoder{kind: found, src: src, r: inflate.NewReader(br), close: func() {}}, nil
+		if os.Getenv("SKIFF_GZIP") == "std" {
+			z, err := newMembers(br)
+			if err != nil {
+				return nil, src.blame(found, err)
+			}
+			return &decoder{kind: found, src: src, r: z, close: func() {}}, nil
+		}
+		z := inflate.NewReader(br)
+		return &inflater{decoder{kind: found, src: src, r: z, close: func() {}}, z}, nil
 	case layers.Zstd:
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderMaxMemory(1<<62))
@@ -114,6 +126,20 @@ func (d *decoder) Read(p []byte) (int, error) {
 func (d *decoder) Close() error {
 	d.close()
 	return nil
+}
+
+// An inflater is a layers.Filler.
+type inflater struct {
+	decoder
+	z *inflate.Reader
+}
+
+func (i *inflater) Fill(buf []byte) ([]byte, error) {
+	block, err := i.z.Fill(buf)
+	if err != nil && err != io.EOF {
+		err = i.src.blame(i.kind, err)
+	}
+	return block, err
 }
 
 func malformed(format string, a ...any) error {

@@ -2,97 +2,100 @@ package inflate
 
 import "io"
 
-// An input gives the bits of its source, those of a byte from the lowest up, as
-// RFC 1951, 3.1.1 has it.
-//
-// The bytes whose bits are in the bit buffer are always those before pos: they can be
-// given back.
-type input struct {
-	src io.Reader
-	buf []byte
-	pos int // buf[pos:end] is unread
-	end int
-	off int64 // of buf[0] in the source
-	bad error // what the source said last; all before it is in buf
+// errEarly is an end of input inside a member, before locate has seen it.
+// It is not io.ErrUnexpectedEOF: that may be an error of the source's own.
+var errEarly = errEarlyType{}
 
-	bits  uint64 // the next bits; those from count up are zero
+type errEarlyType struct{}
+
+func (errEarlyType) Error() string { return io.ErrUnexpectedEOF.Error() }
+
+// An input is the compressed stream, as bytes and as bits. Bits come from the low
+// end of a byte first. RFC 1951, 3.1.1.
+//
+// Except inside fast, bits holds fewer than 8 bits when a symbol or a field ends, so
+// that what is byte aligned begins at buf[pos].
+type input struct {
+	r    io.Reader
+	err  error // of r; comes after all of buf is used
+	buf  []byte
+	pos  int // buf[pos:end] is not yet in bits
+	end  int
+	base int64 // offset of buf[0] in the stream
+
+	bits  uint64 // the next bits, from the lowest; above count there are zeros
 	count uint
 }
 
-const (
-	// inSize is as much as a pipe gives at once.
-	inSize = 128 << 10
-
-	// lookBack is kept of bytes read, for the bit buffer to give back.
-	lookBack = 8
-)
-
-// fill reads more, at least a byte unless the source is at its end or broken.
-func (in *input) fill() {
-	if in.bad != nil {
-		return
-	}
-	from := max(in.pos-lookBack, 0)
-	in.off += int64(from)
-	in.end = copy(in.buf, in.buf[from:in.end])
-	in.pos -= from
-	for range 100 {
-		n, err := in.src.Read(in.buf[in.end:])
-		in.end += n
-		in.bad = err
-		if n > 0 || err != nil {
-			return
-		}
-	}
-	in.bad = io.ErrNoProgress
+func (in *input) init(r io.Reader) {
+	in.r = r
+	in.buf = make([]byte, inputSize+fastInput)
 }
 
-// more moves a byte into the bit buffer, which has room for it.
+// offset is that of the first byte of which no bit is used.
+func (in *input) offset() int64 { return in.base + int64(in.pos) }
+
+// more reads more input behind what is left. It adds at least a byte, or
+// returns the error of the source; at its end, errEarly.
 func (in *input) more() error {
-	if in.pos == in.end {
-		if in.fill(); in.pos == in.end {
-			if in.bad == io.EOF {
-				return io.ErrUnexpectedEOF
+	if in.err == nil {
+		in.base += int64(in.pos)
+		in.end = copy(in.buf, in.buf[in.pos:in.end])
+		in.pos = 0
+		for empty := 0; ; empty++ {
+			var n int
+			n, in.err = in.r.Read(in.buf[in.end:])
+			if n < 0 || n > len(in.buf)-in.end {
+				n, in.err = 0, io.ErrNoProgress
 			}
-			return in.bad
+			in.end += n
+			if n > 0 {
+				return nil
+			}
+			if in.err == nil && empty == 100 {
+				in.err = io.ErrNoProgress
+			}
+			if in.err != nil {
+				break
+			}
 		}
 	}
-	in.bits |= uint64(in.buf[in.pos]) << in.count
-	in.pos++
-	in.count += 8
+	if in.err == io.EOF {
+		return errEarly
+	}
+	return in.err
+}
+
+// load makes count at least n, which is at most 32, and takes no byte too many.
+func (in *input) load(n uint) error {
+	for in.count < n {
+		if in.pos == in.end {
+			if err := in.more(); err != nil {
+				return err
+			}
+		}
+		in.bits |= uint64(in.buf[in.pos]) << in.count
+		in.pos++
+		in.count += 8
+	}
 	return nil
 }
 
-// take returns the next n bits, n <= 32.
-func (in *input) take(n uint) (uint32, error) {
-	for in.count < n {
-		if err := in.more(); err != nil {
-			return 0, err
-		}
+// take returns n bits and drops them.
+func (in *input) take(n uint) (uint, error) {
+	if err := in.load(n); err != nil {
+		return 0, err
 	}
-	v := uint32(in.bits & (1<<n - 1))
+	v := uint(in.bits & (1<<n - 1))
 	in.drop(n)
 	return v, nil
 }
 
+// drop drops n bits that are loaded.
 func (in *input) drop(n uint) {
 	in.bits >>= n
 	in.count -= n
 }
 
-// align drops the rest of a byte and gives whole ones back.
-func (in *input) align() {
-	in.pos -= int(in.count >> 3)
-	in.bits, in.count = 0, 0
-}
-
-// readByte needs an aligned input.
-func (in *input) readByte() (byte, error) {
-	b, err := in.take(8)
-	return byte(b), err
-}
-
-// offset is how far the stream is read.
-func (in *input) offset() int64 { return in.off + int64(in.pos) - int64(in.count>>3) }
-
-func (in *input) broken(why string) error { return &FormatError{in.offset(), why} }
+// align drops the rest of a byte.
+func (in *input) align() { in.drop(in.count & 7) }

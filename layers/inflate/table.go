@@ -2,175 +2,233 @@ package inflate
 
 import "math/bits"
 
-// A table finds the symbol at the beginning of the next bits. Its first 1<<main
-// entries are looked up with as many bits; codes longer than that have a table of their
-// own behind these, to which an entry of the first leads.
-//
-// An entry's lowest six bits are what it takes from the bit buffer; it is 0 if no
-// code begins so. What else is in it:
-//
-//	literals      isLiteral, how many (1 or 2) from bit 24, the first from bit 8, the second from bit 16
-//	length        base from bit 16, bits of the code itself from bit 8; the rest are extra bits
-//	distance      the same
-//	end of block  isEnd
-//	link          isLink, index of the table from bit 8, its bits in the lowest six
-//
-// Source: RFC 1951, 3.2.5; one word for all of it is libdeflate's idea.
+// Widths of the first lookup. Longer codes take a second one, in a subtable.
 const (
-	isLink    = 1 << 31
-	isLiteral = 1 << 30 // not of distances, whose base reaches up here
-	isEnd     = 1 << 29
+	litBits    = 11
+	distBits   = 9
+	lengthBits = 7 // of the code length code, which has no longer codes
+)
 
-	litMain  = 11
-	distMain = 9
+// An entry of a table is a uint32:
+//
+//	bits 0-5        what to drop: the code's bits, in this table, and its extra bits
+//	bits 8-12       the code's bits alone
+//	bits 13-15, 31  the flags below
+//	bits 16-30      a literal, a base of length or distance, or a code length symbol
+//
+// An entry that leads to a subtable is flagged and has in bits 16-30 where that
+// begins, in bits 8-12 how many bits choose from it, and in bits 0-5 the width
+// of the first lookup.
+const (
+	flagLiteral = 1 << 31
+	flagOther   = 1 << 15 // none of literal, length, distance: also one of
+	flagSub     = 1 << 14 //   a subtable
+	flagEnd     = 1 << 13 //   the end of the block; neither: no symbol
+)
 
-	// Powers of two, so that an index need only be masked. The largest tables of
-	// codes of up to 15 bits take 2,342 entries for 288 symbols with 11 bits at first, and
-	// 402 for 32 with 9.
+// noSymbol is what no code stands for.
+const noSymbol = flagOther
+
+// Sizes of tables, powers of two, so that a mask proves an index right. Of a complete
+// code, 2342 and 594 entries are used at most (zlib's examples/enough.c for 288
+// and 32 symbols).
+const (
 	litSize  = 4096
 	distSize = 1024
-
-	maxBits = 15
 )
 
-// lengths are of the symbols from 257 on, distances of all: base and extra bits.
-var (
-	lengths = [29]uint32{
-		3 << 16, 4 << 16, 5 << 16, 6 << 16, 7 << 16, 8 << 16, 9 << 16, 10 << 16,
-		11<<16 | 1, 13<<16 | 1, 15<<16 | 1, 17<<16 | 1, 19<<16 | 2, 23<<16 | 2, 27<<16 | 2, 31<<16 | 2,
-		35<<16 | 3, 43<<16 | 3, 51<<16 | 3, 59<<16 | 3, 67<<16 | 4, 83<<16 | 4, 99<<16 | 4, 115<<16 | 4,
-		131<<16 | 5, 163<<16 | 5, 195<<16 | 5, 227<<16 | 5, 258 << 16,
-	}
-	distances = [30]uint32{
-		1 << 16, 2 << 16, 3 << 16, 4 << 16, 5<<16 | 1, 7<<16 | 1, 9<<16 | 2, 13<<16 | 2,
-		17<<16 | 3, 25<<16 | 3, 33<<16 | 4, 49<<16 | 4, 65<<16 | 5, 97<<16 | 5, 129<<16 | 6, 193<<16 | 6,
-		257<<16 | 7, 385<<16 | 7, 513<<16 | 8, 769<<16 | 8, 1025<<16 | 9, 1537<<16 | 9, 2049<<16 | 10, 3073<<16 | 10,
-		4097<<16 | 11, 6145<<16 | 11, 8193<<16 | 12, 12289<<16 | 12, 16385<<16 | 13, 24577<<16 | 13,
-	}
-)
+// tables are those of the current block, and what they are made of.
+type tables struct {
+	lit     [litSize]uint32
+	dist    [distSize]uint32
+	lengths [1 << lengthBits]uint32
+	fixed   bool // the tables are those of fixed codes
 
-const endOfBlock = 256
-
-// literalEntry is that of a symbol whose code, or the rest of it, has n bits.
-// Symbols that no stream may use are 0.
-func literalEntry(symbol int, n uint) uint32 {
-	switch {
-	case symbol < endOfBlock:
-		return isLiteral | 1<<24 | uint32(symbol)<<8 | uint32(n)
-	case symbol == endOfBlock:
-		return isEnd | uint32(n)
-	case symbol-257 < len(lengths):
-		return lengths[symbol-257] + uint32(n) | uint32(n)<<8
-	}
-	return 0
+	litSymbols  [288]uint32 // entries without a code's bits
+	distSymbols [32]uint32
 }
 
-func distanceEntry(symbol int, n uint) uint32 {
-	if symbol < len(distances) {
-		return distances[symbol] + uint32(n) | uint32(n)<<8
+// init makes the symbols of RFC 1951, 3.2.5. Literals 286 and 287 and distances
+// 30 and 31 have codes in fixed blocks, and no meaning.
+func (t *tables) init() {
+	for i := range t.litSymbols {
+		t.litSymbols[i] = noSymbol
 	}
-	return 0
+	for i := range 256 {
+		t.litSymbols[i] = flagLiteral | uint32(i)<<16
+	}
+	t.litSymbols[256] = flagOther | flagEnd
+	for i, base := 257, uint32(3); i < 285; i++ {
+		extra := max(i-261, 0) / 4
+		t.litSymbols[i] = base<<16 | uint32(extra)
+		base += 1 << extra
+	}
+	t.litSymbols[285] = 258 << 16
+	for i, base := 0, uint32(1); i < 30; i++ {
+		extra := max(i-2, 0) / 2
+		t.distSymbols[i] = base<<16 | uint32(extra)
+		base += 1 << extra
+	}
+	t.distSymbols[30], t.distSymbols[31] = noSymbol, noSymbol
 }
 
-// build makes a table of canonical codes, of which lens has the lengths, 0 for none.
-// It reports whether they are a code: complete, or a single one of one bit,
-// or none, which is right as long as no symbol comes. Source: RFC 1951, 3.2.2; as
-// compress/flate.
-func build(table []uint32, main uint, lens []uint8, entry func(symbol int, n uint) uint32) bool {
-	var count, first [maxBits + 2]int
-	for _, l := range lens {
-		count[l]++
+// lengthSymbols are those of the code length code.
+var lengthSymbols = [19]uint32{
+	0 << 16, 1 << 16, 2 << 16, 3 << 16, 4 << 16, 5 << 16, 6 << 16, 7 << 16, 8 << 16, 9 << 16,
+	10 << 16, 11 << 16, 12 << 16, 13 << 16, 14 << 16, 15 << 16, 16 << 16, 17 << 16, 18 << 16,
+}
+
+// setFixed makes the tables of fixed codes. RFC 1951, 3.2.6: of the 32 distance
+// codes, all are part of the code.
+func (t *tables) setFixed() {
+	if t.fixed {
+		return
 	}
+	var lengths [288]uint8
+	for i := range lengths {
+		switch {
+		case i < 144:
+			lengths[i] = 8
+		case i < 256:
+			lengths[i] = 9
+		case i < 280:
+			lengths[i] = 7
+		default:
+			lengths[i] = 8
+		}
+	}
+	build(t.lit[:], litBits, lengths[:], t.litSymbols[:])
+	for i := range 32 {
+		lengths[i] = 5
+	}
+	build(t.dist[:], distBits, lengths[:32], t.distSymbols[:])
+	t.fixed = true
+}
+
+// setDynamic makes the tables of codes with these lengths.
+func (t *tables) setDynamic(lits, dists []uint8) error {
+	if lits[256] == 0 {
+		return ErrCorrupt // the block could not end
+	}
+	t.fixed = false
+	if err := build(t.lit[:], litBits, lits, t.litSymbols[:]); err != nil {
+		return err
+	}
+	return build(t.dist[:], distBits, dists, t.distSymbols[:])
+}
+
+// build makes the table of the canonical code whose lengths these are, at most maxCode
+// each. RFC 1951, 3.2.2.
+//
+// A code must use all bit strings, but for two: one code of one bit, the other
+// bit being an error in the data, and no code at all, where any bit is. So do
+// zlib and compress/flate.
+//
+// Codes are walked in their order with their bits reversed, as the stream has
+// them. A table of codes of up to n bits, doubled, is one of up to n+1 bits
+// where only those of n+1 bits are missing. The way is libdeflate's build_decode_table.
+func build(table []uint32, width int, lengths []uint8, symbols []uint32) error {
+	var count [maxCode + 1]int
+	for _, n := range lengths {
+		count[n&maxCode]++
+	}
+	used := len(lengths) - count[0]
 	count[0] = 0
-	left, longest := 1, uint(0)
-	for l := 1; l <= maxBits; l++ {
-		if left = left<<1 - count[l]; left < 0 {
-			return false
+	left := 1 // bit strings that are free
+	var next [maxCode + 2]int
+	for n := 1; n <= maxCode; n++ {
+		left = left<<1 - count[n]
+		if left < 0 {
+			return ErrCorrupt
 		}
-		if first[l+1] = first[l] + count[l]; count[l] > 0 {
-			longest = uint(l)
+		next[n+1] = next[n] + count[n]
+	}
+	size := 1 << width
+	if left > 0 {
+		if used > 1 || used == 1 && count[1] == 0 {
+			return ErrCorrupt
 		}
+		for i := range table[:size] {
+			table[i] = noSymbol
+		}
+		for s, n := range lengths {
+			if n == 1 {
+				for i := 0; i < size; i += 2 {
+					table[i] = symbols[s] + (1<<8 | 1)
+				}
+			}
+		}
+		return nil
 	}
-	if left > 0 && longest > 0 && !(longest == 1 && count[1] == 1) {
-		return false
-	}
-	var sorted [288]uint16 // symbols by code
-	at := first
-	for symbol, l := range lens {
-		if l > 0 {
-			sorted[at[l]] = uint16(symbol)
-			at[l]++
+	var sorted [288]uint16
+	for s, n := range lengths {
+		if n != 0 {
+			sorted[next[n]] = uint16(s)
+			next[n]++
 		}
 	}
 
-	// The first part grows by doubling: the entries of codes of up to l bits repeat
-	// every 1<<l.
-	table[0], table[1] = 0, 0
-	symbols := sorted[:first[maxBits+1]]
-	code := 0
-	for l := uint(1); l <= main; l++ {
-		if l > 1 {
-			code <<= 1
-			copy(table[1<<(l-1):1<<l], table[:1<<(l-1)])
+	code, n, k := 0, 1, 0
+	for count[n] == 0 {
+		n++ // to no more than width: there are not symbols enough for more
+	}
+	filled := 1 << n // entries of the table that are made, or are to be before it is doubled
+	for n <= width {
+		for c := count[n]; c > 0; c-- {
+			table[code] = symbols[sorted[k]] + uint32(n)<<8 + uint32(n)
+			k++
+			if code == filled-1 {
+				for ; filled < size; filled <<= 1 {
+					copy(table[filled:2*filled], table[:filled])
+				}
+				return nil
+			}
+			code = following(code, n)
 		}
-		for range count[l] {
-			table[reversed(code, l)] = entry(int(symbols[0]), l)
-			symbols = symbols[1:]
-			code++
+		for {
+			n++
+			if n <= width {
+				copy(table[filled:2*filled], table[:filled])
+				filled <<= 1
+			}
+			if count[n] != 0 {
+				break
+			}
 		}
 	}
 
-	// Codes with the same first bits follow one another.
-	end := 1 << main
-	link := -1
-	var start int
-	var room uint
-	for l := main + 1; l <= longest; l++ {
-		code <<= 1
-		for rest := count[l]; rest > 0; rest-- {
-			r := reversed(code, l)
-			if at := r & (1<<main - 1); at != link {
-				link = at
-				// As many bits as the code needs that begins with these.
-				room = l - main
-				for free := 1<<room - rest; free > 0 && main+room < longest; {
-					room++
-					free = free<<1 - count[main+room]
-				}
-				start, end = end, end+1<<room
-				if end > len(table) {
-					return false
-				}
-				table[link] = isLink | uint32(start)<<8 | uint32(room)
+	prefix, begin, end := -1, 0, size
+	for c := count[n]; ; {
+		if p := code & (size - 1); p != prefix {
+			// The subtable is as wide as it must be for the codes that share this prefix.
+			prefix, begin = p, end
+			w := n - width
+			for space := c; space < 1<<w; {
+				w++
+				space = space<<1 + count[width+w]
 			}
-			e := entry(int(symbols[0]), l-main)
-			symbols = symbols[1:]
-			code++
-			for i := r >> main; i < 1<<room; i += 1 << (l - main) {
-				table[start+i] = e
-			}
+			end = begin + 1<<w
+			table[p] = flagOther | flagSub | uint32(begin)<<16 | uint32(w)<<8 | uint32(width)
+		}
+		e := symbols[sorted[k]] + uint32(n-width)<<8 + uint32(n-width)
+		k++
+		for i := begin + code>>width; i < end; i += 1 << (n - width) {
+			table[i] = e
+		}
+		if code == 1<<n-1 {
+			return nil
+		}
+		code = following(code, n)
+		for c--; c == 0; {
+			n++
+			c = count[n]
 		}
 	}
-	return true
 }
 
-// reversed is a code of n bits as it stands in the bit buffer: its first bit lowest.
-func reversed(code int, n uint) int { return int(bits.Reverse16(uint16(code)) >> (16 - n)) }
-
-// pair joins literals: an entry whose code leaves bits of the look-up for that of
-// another literal takes both at once. From the end, since an entry looks at lower ones.
-func pair(table []uint32) {
-	table = table[:1<<litMain]
-	for i := len(table) - 1; i >= 0; i-- {
-		e := table[i]
-		if e&isLiteral == 0 {
-			continue
-		}
-		n := e & 63
-		next := table[i>>n]
-		if next&isLiteral == 0 || n+next&63 > litMain {
-			continue
-		}
-		table[i] = isLiteral | 2<<24 | next&0xff00<<8 | e&0xff00 | (n + next&63)
-	}
+// following returns the code of n bits after this one, both reversed: the
+// highest 0 becomes 1, the ones above it 0.
+func following(code, n int) int {
+	bit := 1 << (bits.Len(uint(code^(1<<n-1))) - 1)
+	return code&(bit-1) | bit
 }
