@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
 	"syscall"
 
@@ -42,12 +43,16 @@ func main() {
 	syscall.Umask(0o022)
 	early := run.Anticipate(os.Args)
 	late.Through(cli.Main)
-	os.Exit(cli.Main(os.Args, openRegistry, early))
+	os.Exit(cli.Main(os.Args, openRegistry, decompress, early))
 }
 
 func decompressor() layers.Decompressor {
 	late.Through(codec.Decompress)
 	return codec.Decompress
+}
+
+func decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
+	return decompressor()(r, c)
 }
 
 func openRegistry(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Registry, error) {

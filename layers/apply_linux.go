@@ -14,6 +14,7 @@ import (
 	"unsafe"
 
 	"skiff/internal/idmap"
+	"skiff/layers/tarsplit"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
@@ -59,6 +60,12 @@ func Apply(root *os.File, r io.Reader, opt Options) (Result, error) {
 	}
 	u.result.DiffID = v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(digest[:])}
 	u.result.Size = s.size
+	if s.split != nil {
+		if err := s.split.Close(); err != nil {
+			return Result{}, fmt.Errorf("write split: %w", err)
+		}
+		u.result.Split = !u.lost
+	}
 	return u.result, nil
 }
 
@@ -71,6 +78,7 @@ type unpacker struct {
 	dirs   dirCache
 	meta   []dirMeta
 	owners *bufio.Writer
+	lost   bool // the content of a file that the archive has twice
 
 	metaBytes int // that meta takes
 
@@ -109,6 +117,9 @@ func newUnpacker(root *os.File, s *stream, opt Options) (*unpacker, error) {
 	}
 	if opt.Owners != nil {
 		u.owners = bufio.NewWriterSize(opt.Owners, 16<<10)
+	}
+	if opt.Split != nil {
+		s.split = tarsplit.NewWriter(opt.Split)
 	}
 	u.dirs.init(u.root)
 	if err := u.probe(); err != nil {

@@ -39,13 +39,15 @@ var errNoIDMappedMount = errors.New("no id-mapped mount")
 type descriptors struct {
 	null, stderr, socket, exe int
 	tree                      int // the staging directory as a detached mount; -1: the plan makes it
+	readOnly                  bool
 }
 
 const firstFree = 16
 
 // startConfined makes the process of a worker and returns our end of its
-// socket. mapped asks for an id-mapped mount of staging.
-func startConfined(staging string, ids idmap.Map, exe *os.File, mapped bool) (l *life, sock int, err error) {
+// socket. mapped asks for an id-mapped mount of staging, readOnly for one that
+// can't be written to.
+func startConfined(staging string, ids idmap.Map, exe *os.File, mapped, readOnly bool) (l *life, sock int, err error) {
 	if ids.Kind == idmap.Host {
 		if ids, err = identity(); err != nil {
 			return nil, -1, err
@@ -70,7 +72,7 @@ func startConfined(staging string, ids idmap.Map, exe *os.File, mapped bool) (l 
 		l.stderr.Close()
 		return nil, -1, err
 	}
-	var fds descriptors
+	fds := descriptors{readOnly: readOnly}
 	var open []int
 	high := func(fd int, keep bool) int {
 		if err != nil {
@@ -165,7 +167,7 @@ func (l *life) admit(fds descriptors, mapped bool, idsWritten, copied plan.Gate)
 		return err
 	}
 	if fds.tree >= 0 {
-		attr := rootAttr
+		attr := fds.rootAttr()
 		if mapped {
 			userns, err := os.Open("/proc/" + strconv.Itoa(l.task.PID) + "/ns/user")
 			if err != nil {
@@ -187,11 +189,17 @@ func (l *life) admit(fds descriptors, mapped bool, idsWritten, copied plan.Gate)
 	return l.task.Passed(copied)
 }
 
-// rootAttr is what every worker's root is mounted with. Under systemd every
+// rootAttr is what a worker's root is mounted with. Under systemd every
 // mount is shared, and so is a clone of it; pivot_root(2) refuses such a root.
-var rootAttr = unix.MountAttr{
-	Propagation: unix.MS_PRIVATE,
-	Attr_set:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
+func (fds descriptors) rootAttr() unix.MountAttr {
+	attr := unix.MountAttr{
+		Propagation: unix.MS_PRIVATE,
+		Attr_set:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC,
+	}
+	if fds.readOnly {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	return attr
 }
 
 // confine appends all that a worker's task does before it becomes a worker.
@@ -209,9 +217,9 @@ func confine(p *plan.Plan, self int, staging string, fds descriptors, idsWritten
 		r := p.Reg()
 		p.Call("open staging directory", unix.SYS_OPEN_TREE, plan.Int(unix.AT_FDCWD), p.Str(staging),
 			plan.Int(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)).Into(r).At(staging)
-		attr := p.Bytes(bytesOf(&rootAttr))
-		p.Call("mount options", unix.SYS_MOUNT_SETATTR, r.Arg(), p.Str(""), plan.Int(unix.AT_EMPTY_PATH), attr,
-			plan.Int(unsafe.Sizeof(rootAttr))).Ignore(unix.ENOSYS)
+		attr := fds.rootAttr()
+		p.Call("mount options", unix.SYS_MOUNT_SETATTR, r.Arg(), p.Str(""), plan.Int(unix.AT_EMPTY_PATH), p.Bytes(bytesOf(&attr)),
+			plan.Int(unsafe.Sizeof(attr))).Ignore(unix.ENOSYS)
 		tree = r.Arg()
 	}
 	p.Call("mount root", unix.SYS_MOVE_MOUNT, tree, p.Str(""), plan.Int(unix.AT_FDCWD), p.Str("/"),

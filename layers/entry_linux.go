@@ -28,10 +28,10 @@ func (u *unpacker) makeFile(d *dir, base string, h *header) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if h.isSparse {
-		err = u.writeSparse(fd, h)
+	if path := join(d.path, base); h.isSparse {
+		err = u.writeSparse(fd, path, h)
 	} else {
-		err = u.write(fd, h.size)
+		err = u.write(fd, path, 0, h.size)
 	}
 	if err != nil {
 		return err
@@ -61,8 +61,11 @@ func create(dir int, base string, mode uint32) (int, error) {
 }
 
 // write moves n bytes of the entry's content to fd, straight from the stream's
-// blocks.
-func (u *unpacker) write(fd int, n int64) error {
+// blocks. In the file of that path they begin at offset.
+func (u *unpacker) write(fd int, path string, offset, n int64) error {
+	if n > 0 && u.tar.s.split != nil {
+		u.tar.s.split.Begin(path, offset)
+	}
 	for n > 0 {
 		c, err := u.tar.s.chunk()
 		if err != nil {
@@ -79,7 +82,7 @@ func (u *unpacker) write(fd int, n int64) error {
 		if k == 0 {
 			return io.ErrShortWrite
 		}
-		u.tar.s.skip(k)
+		u.tar.s.took(k)
 		u.tar.content -= int64(k)
 		n -= int64(k)
 	}
@@ -87,12 +90,12 @@ func (u *unpacker) write(fd int, n int64) error {
 }
 
 // writeSparse writes fragments where they belong and leaves holes between.
-func (u *unpacker) writeSparse(fd int, h *header) error {
+func (u *unpacker) writeSparse(fd int, path string, h *header) error {
 	for _, f := range h.sparse {
 		if _, err := unix.Seek(fd, f.offset, io.SeekStart); err != nil {
 			return err
 		}
-		if err := u.write(fd, f.size); err != nil {
+		if err := u.write(fd, path, f.offset, f.size); err != nil {
 			return err
 		}
 	}
@@ -283,10 +286,12 @@ func (u *unpacker) vacate(d *dir, base string) (*dir, bool, error) {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
+		u.lost = true
 		if err := rmtree.At(d.fd, base); err != nil {
 			return d, false, err
 		}
 	default:
+		u.lost = u.lost || st.Mode&unix.S_IFMT == unix.S_IFREG
 		if err := unix.Unlinkat(d.fd, base, 0); err != nil {
 			return d, false, err
 		}

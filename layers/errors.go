@@ -16,6 +16,8 @@ var (
 	ErrFormat = errors.New("malformed layer")
 	// ErrQuota: Options.MaxBytes or Options.MaxEntries is used up.
 	ErrQuota = errors.New("layer exceeds its limit")
+	// ErrDamaged: a layer on disk is not as it was unpacked.
+	ErrDamaged = errors.New("damaged layer")
 	// ErrWorker: the unpacking process died or could not be talked to.
 	ErrWorker = errors.New("unpacking worker")
 )
@@ -76,7 +78,7 @@ type remote struct {
 	Unmapped *UnmappedError `json:",omitempty"`
 }
 
-var sentinels = map[string]error{"escape": ErrEscape, "format": ErrFormat, "quota": ErrQuota}
+var sentinels = map[string]error{"escape": ErrEscape, "format": ErrFormat, "quota": ErrQuota, "damaged": ErrDamaged}
 
 // export turns an error into what can be sent.
 func export(err error) *remote {

@@ -58,6 +58,10 @@ type Options struct {
 	// Owners gets a record for each entry whose owner or device could not be
 	// made; nil drops them. ReadOwners reads them back.
 	Owners io.Writer
+
+	// Split gets what the archive holds besides the contents of its files, from
+	// which Assemble makes it again; nil drops it. See package tarsplit.
+	Split io.Writer
 }
 
 // A Result is what Apply knows of a layer after its last byte.
@@ -76,6 +80,7 @@ type Result struct {
 	OpaqueRoot bool
 
 	Owners  int64 // records written to Options.Owners
+	Split   bool  // what was written to Options.Split is enough for Assemble
 	Skipped Skipped
 }
 

@@ -69,7 +69,13 @@ func applyHere(t testing.TB, dir string, l image.Layer, opt Options) (Result, er
 		return Result{}, err
 	}
 	defer r.Close()
-	return Apply(root, r, opt)
+	var split bytes.Buffer
+	opt.Split = &split
+	result, err := Apply(root, r, opt)
+	if err == nil && result.Split {
+		wantWhole(t, root, &split, opt, result)
+	}
+	return result, err
 }
 
 // apply is applyHere into a fresh directory of a layer that is fine.

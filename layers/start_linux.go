@@ -40,6 +40,7 @@ type Worker struct {
 type Job struct {
 	Dir         string      // below the staging directory; exists and is empty
 	Owners      string      // likewise; made for true owners if there are any, "" for none
+	Split       string      // likewise; made for Options.Split if the archive can be made again, "" for none
 	Compression Compression // Detect suits all
 	MaxBytes    int64       // uncompressed; 0: no limit
 	MaxEntries  int64       // 0: no limit
@@ -60,6 +61,16 @@ type Job struct {
 //
 // The error is a *plan.Error or an *idmap.Error where confinement failed.
 func StartWorker(staging string, ids idmap.Map, exe *os.File) (*Worker, error) {
+	return startWorker(staging, ids, exe, false)
+}
+
+// StartReader is StartWorker for a directory of layers that are only to be read:
+// the worker can change nothing in it.
+func StartReader(dir string, ids idmap.Map, exe *os.File) (*Worker, error) {
+	return startWorker(dir, ids, exe, true)
+}
+
+func startWorker(staging string, ids idmap.Map, exe *os.File, readOnly bool) (*Worker, error) {
 	if exe == nil {
 		f, err := os.Open("/proc/self/exe")
 		if err != nil {
@@ -68,12 +79,12 @@ func StartWorker(staging string, ids idmap.Map, exe *os.File) (*Worker, error) {
 		defer f.Close()
 		exe = f
 	}
-	l, sock, err := startConfined(staging, ids, exe, ids.Kind == idmap.Root)
+	l, sock, err := startConfined(staging, ids, exe, ids.Kind == idmap.Root, readOnly)
 	if errors.Is(err, errNoIDMappedMount) {
 		// Files would be owned by the container's host ids: keep the layer's.
 		same := ids
 		same.UIDs, same.GIDs = onto(ids.UIDs), onto(ids.GIDs)
-		l, sock, err = startConfined(staging, same, exe, false)
+		l, sock, err = startConfined(staging, same, exe, false, readOnly)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrWorker, err)

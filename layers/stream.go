@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"sync/atomic"
+
+	"skiff/layers/tarsplit"
 )
 
 // Blocks fit the second-level cache, where SHA-256 runs 1.5 times as fast as
@@ -47,7 +49,8 @@ type stream struct {
 	err  error // why the stream ended, nil at its end; set before parsed is closed
 
 	current *block
-	rest    []byte // of current
+	rest    []byte           // of current
+	split   *tarsplit.Writer // is told what is taken; nil: nobody
 }
 
 func newStream() *stream {
@@ -161,8 +164,22 @@ func (s *stream) chunk() ([]byte, error) {
 	return s.rest, nil
 }
 
-// skip drops n bytes of the last chunk.
-func (s *stream) skip(n int) { s.rest = s.rest[n:] }
+// skip drops n bytes of the last chunk, which are no file's content.
+func (s *stream) skip(n int) {
+	if s.split != nil {
+		s.split.Bytes(s.rest[:n])
+	}
+	s.rest = s.rest[n:]
+}
+
+// took drops n bytes of the last chunk, which are content of the file that
+// split has been told of.
+func (s *stream) took(n int) {
+	if s.split != nil {
+		s.split.Content(s.rest[:n])
+	}
+	s.rest = s.rest[n:]
+}
 
 // full fills p. The error is io.EOF if the stream ends before the first byte,
 // io.ErrUnexpectedEOF if after it.

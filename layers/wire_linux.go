@@ -25,12 +25,14 @@ type request struct {
 	ID     uint64
 	Remove string `json:",omitempty"` // a name to delete
 	Job    *Job   `json:",omitempty"` // a layer to unpack; its blob comes from the descriptor
+	Read   *Read  `json:",omitempty"` // a layer to read; its archive goes to the descriptor, if there is one
 }
 
 // An answer belongs to the request with its ID; 0 answers the setup.
 type answer struct {
 	ID     uint64
 	Result *Result `json:",omitempty"`
+	State  *State  `json:",omitempty"`
 	Err    *remote `json:",omitempty"`
 }
 

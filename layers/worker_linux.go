@@ -112,6 +112,12 @@ func (w *confined) serve(q request, fd int) {
 		}
 		// The parent's next write fails, and it stops.
 		blob.Close()
+	case q.Read != nil && fd >= 0:
+		out := os.NewFile(uintptr(fd), "archive")
+		err = w.read(*q.Read, func(dir *os.File, split io.Reader) error { return Assemble(dir, split, out, nil) })
+		out.Close()
+	case q.Read != nil:
+		a.State, err = w.check(*q.Read)
 	default:
 		err = fmt.Errorf("request %d: %w", q.ID, unix.EINVAL)
 	}
@@ -134,11 +140,10 @@ func (w *confined) remove(name string) error {
 
 func (w *confined) unpack(job Job, blob io.Reader) (Result, error) {
 	opt := Options{IDs: w.ids, Squash: w.squash, MaxBytes: job.MaxBytes, MaxEntries: job.MaxEntries}
-	fd, err := openBeneath(w.root, job.Dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	dir, err := w.open(job.Dir, unix.O_DIRECTORY)
 	if err != nil {
-		return Result{}, &os.PathError{Op: "open", Path: job.Dir, Err: err}
+		return Result{}, err
 	}
-	dir := os.NewFile(uintptr(fd), job.Dir)
 	defer dir.Close()
 	if job.Owners != "" {
 		f, err := w.create(job.Owners)
@@ -147,6 +152,14 @@ func (w *confined) unpack(job Job, blob io.Reader) (Result, error) {
 		}
 		defer f.Close()
 		opt.Owners = f
+	}
+	if job.Split != "" {
+		f, err := w.create(job.Split)
+		if err != nil {
+			return Result{}, err
+		}
+		defer f.Close()
+		opt.Split = f
 	}
 	tar, err := w.decompress(blob, job.Compression)
 	if err != nil {
@@ -157,7 +170,43 @@ func (w *confined) unpack(job Job, blob io.Reader) (Result, error) {
 	if err == nil && job.Owners != "" && result.Owners == 0 {
 		err = w.remove(job.Owners)
 	}
+	if err == nil && job.Split != "" && !result.Split {
+		err = w.remove(job.Split)
+	}
 	return result, err
+}
+
+// read opens a layer and what it was split into.
+func (w *confined) read(r Read, do func(dir *os.File, split io.Reader) error) error {
+	dir, err := w.open(r.Dir, unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	split, err := w.open(r.Split, 0)
+	if err != nil {
+		return err
+	}
+	defer split.Close()
+	return do(dir, split)
+}
+
+func (w *confined) check(r Read) (*State, error) {
+	s := new(State)
+	opt := Options{IDs: w.ids, Squash: w.squash}
+	err := w.read(r, func(dir *os.File, split io.Reader) (err error) {
+		s.DiffID, err = Check(dir, split, opt, s.add)
+		return err
+	})
+	return s, err
+}
+
+func (w *confined) open(name string, flags int) (*os.File, error) {
+	fd, err := openBeneath(w.root, name, unix.O_RDONLY|flags)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // create makes a new file below the root.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -18,8 +17,9 @@ import (
 	"skiff/pull/transfer"
 )
 
-// pull brings one image in from a source and publishes its name.
-func (p *Puller) pull(ctx context.Context, from Source, ref Reference) (*Pulled, error) {
+// pull brings one image in from a source and publishes it under a name, or its
+// id if that is empty.
+func (p *Puller) pull(ctx context.Context, from Source, ref Reference, name string) (*Pulled, error) {
 	if err := p.Store.Writable(); err != nil {
 		return nil, err
 	}
@@ -38,14 +38,11 @@ func (p *Puller) pull(ctx context.Context, from Source, ref Reference) (*Pulled,
 	if err != nil {
 		return nil, err
 	}
-	if err := p.platform(ref, config); err != nil {
-		return nil, err
+	if name == "" {
+		name = img.ConfigDigest.String()
 	}
-	name := ref.String()
-	if ref.Transport != "" && ref.Transport != "builtin" {
-		if abs, err := filepath.Abs(ref.Rest); err == nil {
-			name = ref.Transport + ":" + abs // the same file from wherever it is named
-		}
+	if err := p.platform(name, config); err != nil {
+		return nil, err
 	}
 	record := recordOf(name, img, config)
 	record.IDs = p.Store.IDs
@@ -103,7 +100,7 @@ func (p *Puller) pull(ctx context.Context, from Source, ref Reference) (*Pulled,
 
 // platform holds what the config says against what was asked for. An index
 // may lie, and a single manifest says nothing. Who asked for nothing is only told.
-func (p *Puller) platform(ref Reference, c *v1.ConfigFile) error {
+func (p *Puller) platform(name string, c *v1.ConfigFile) error {
 	if c.OS == "" && c.Architecture == "" {
 		return nil
 	}
@@ -117,7 +114,7 @@ func (p *Puller) platform(ref Reference, c *v1.ConfigFile) error {
 	if p.Want.Asked {
 		return p.Want.Refuse(have)
 	}
-	p.warn("%s is for %s and this machine is %s: its programs need an emulator", ref.Familiar(), have, manifest.Host())
+	p.warn("%s is for %s and this machine is %s: its programs need an emulator", Familiar(name), have, manifest.Host())
 	return nil
 }
 

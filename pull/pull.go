@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -206,7 +207,7 @@ func (p *Puller) Ensure(ctx context.Context, ref Reference, policy Policy) (*Pul
 		}
 		if err == nil {
 			var pulled *Pulled
-			if pulled, err = p.pull(ctx, c, ref); err == nil {
+			if pulled, err = p.pull(ctx, c, ref, ref.String()); err == nil {
 				return pulled, nil
 			}
 		}
@@ -288,5 +289,20 @@ func (p *Puller) fromSource(ctx context.Context, ref Reference, _ Policy) (*Pull
 		return nil, err
 	}
 	defer s.Close()
-	return p.pull(ctx, s, ref)
+	name := ref.String()
+	if ref.Transport != "builtin" {
+		if abs, err := filepath.Abs(ref.Rest); err == nil {
+			name = ref.Transport + ":" + abs // the same file from wherever it is named
+		}
+	}
+	return p.pull(ctx, s, ref, name)
+}
+
+// Load brings in the image of a source under a name that the source may not
+// have; without one it is kept under its id. The errors are Ensure's.
+func (p *Puller) Load(ctx context.Context, from Source, ref Reference) (*Pulled, error) {
+	if ref == (Reference{}) {
+		return p.pull(ctx, from, ref, "")
+	}
+	return p.pull(ctx, from, ref, ref.String())
 }

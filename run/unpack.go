@@ -108,10 +108,9 @@ func (u *Unpacker) Unpack(ctx context.Context, dir string, c pull.Compression, r
 	if err != nil {
 		return pull.Result{}, err
 	}
-	// The layer's directory holds fs alone until it is published: its parent
-	// is the stage's own.
+	// What is beside fs is published with it; the owners are the store's to write, so they wait in the stage's own.
 	owners := filepath.Join(filepath.Dir(filepath.Dir(name)), "owners")
-	job := layers.Job{Dir: name, Compression: compression(c), MaxBytes: maxLayer}
+	job := layers.Job{Dir: name, Compression: compression(c), MaxBytes: maxLayer, Split: filepath.Join(filepath.Dir(name), store.Split)}
 	if u.ids.Kind == idmap.Single {
 		job.Owners = owners
 	}

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"skiff/layers"
 	"skiff/pull"
 	"skiff/run"
 
@@ -25,6 +26,7 @@ var verbs = []struct {
 }{
 	{"run", runCommand}, {"explain", explainCommand},
 	{"pull", pullCommand}, {"images", imagesCommand}, {"rmi", rmiCommand},
+	{"save", saveCommand}, {"load", loadCommand},
 	{"ps", psCommand}, {"rm", rmCommand},
 	{"version", versionCommand},
 }
@@ -45,15 +47,16 @@ func commands(args []string) []*cli.Command {
 
 // What Main is handed.
 var (
-	openRegistry pull.Opener // for the commands that pull
-	early        *run.Early  // for run
+	openRegistry pull.Opener         // for the commands that pull
+	decompress   layers.Decompressor // for load
+	early        *run.Early          // for run
 )
 
-// Main runs one command and returns its exit status. What speaks to registries is
-// handed in, for it costs a start more than all the rest; see package registry.
+// Main runs one command and returns its exit status. What speaks to registries and
+// what decompresses is handed in, for it costs a start more than all the rest; see package registry.
 // So is a container's init that was started before the command line was read, or nil.
-func Main(args []string, open pull.Opener, anticipated *run.Early) int {
-	openRegistry, early = open, anticipated
+func Main(args []string, open pull.Opener, unpack layers.Decompressor, anticipated *run.Early) int {
+	openRegistry, decompress, early = open, unpack, anticipated
 	defer early.Abandon()
 	if len(args) == 2 && args[1] == helloName {
 		return hello()

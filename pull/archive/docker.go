@@ -16,6 +16,7 @@ import (
 type saved struct {
 	*tarball
 	name string
+	only *savedImage // instead of a name
 }
 
 // OpenDocker opens docker-archive:FILE[:NAME].
@@ -29,7 +30,7 @@ func OpenDocker(spec string) (manifest.Source, error) {
 		t.Close()
 		return nil, &FormatError{file, "it is no archive of docker save: " + err.Error()}
 	}
-	return &saved{t, name}, nil
+	return &saved{tarball: t, name: name}, nil
 }
 
 type savedImage struct {
@@ -41,17 +42,15 @@ type savedImage struct {
 // Image finds the named image, or the only one. A name is a tag alone, or all of
 // one in RepoTags.
 func (s *saved) Image(_ context.Context, _ manifest.Want) (*manifest.Image, error) {
-	raw, err := s.read("manifest.json", manifest.MaxManifest)
-	if err != nil {
-		return nil, err
-	}
-	var list []savedImage
-	if err := json.Unmarshal(raw, &list); err != nil {
-		return nil, &FormatError{s.path, "manifest.json: " + err.Error()}
-	}
-	img, err := s.choose(list)
-	if err != nil {
-		return nil, err
+	img := s.only
+	if img == nil {
+		list, err := s.list()
+		if err != nil {
+			return nil, err
+		}
+		if img, err = s.choose(list); err != nil {
+			return nil, err
+		}
 	}
 	config, err := s.read(img.Config, manifest.MaxConfig)
 	if err != nil {
@@ -70,6 +69,18 @@ func (s *saved) Image(_ context.Context, _ manifest.Want) (*manifest.Image, erro
 		return nil, fmt.Errorf("%s: %w", s.path, &manifest.UnsupportedError{Why: "the image has no layers"})
 	}
 	return i, nil
+}
+
+func (s *saved) list() ([]savedImage, error) {
+	raw, err := s.read("manifest.json", manifest.MaxManifest)
+	if err != nil {
+		return nil, err
+	}
+	var list []savedImage
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return nil, &FormatError{s.path, "manifest.json: " + err.Error()}
+	}
+	return list, nil
 }
 
 func (s *saved) choose(list []savedImage) (*savedImage, error) {

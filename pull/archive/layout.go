@@ -20,6 +20,7 @@ import (
 // Source: image-spec image-layout.md.
 type layout struct {
 	path, name string
+	only       *manifest.Descriptor // instead of a name
 	files      files
 }
 
@@ -33,11 +34,11 @@ type files interface {
 // OpenLayout opens oci:DIR[:NAME].
 func OpenLayout(spec string) (manifest.Source, error) {
 	dir, name := Split(spec)
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	d, err := openDirectory(dir)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+		return nil, err
 	}
-	return checked(&layout{dir, name, &directory{path: dir, fd: fd}})
+	return source(&layout{path: dir, name: name, files: d})
 }
 
 // OpenOCI opens oci-archive:FILE[:NAME].
@@ -47,10 +48,18 @@ func OpenOCI(spec string) (manifest.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return checked(&layout{file, name, t})
+	return source(&layout{path: file, name: name, files: t})
 }
 
-func checked(l *layout) (manifest.Source, error) {
+func source(l *layout) (manifest.Source, error) {
+	l, err := checked(l)
+	if err != nil {
+		return nil, err // and no Source that is nil inside
+	}
+	return l, nil
+}
+
+func checked(l *layout) (*layout, error) {
 	b, err := l.files.read("oci-layout", 4096)
 	if err != nil {
 		l.Close()
@@ -68,16 +77,9 @@ func (l *layout) Close() error { return l.files.Close() }
 
 // Image finds the named image, or the only one, or, where no name is given in the file, the one for the platform.
 func (l *layout) Image(ctx context.Context, want manifest.Want) (*manifest.Image, error) {
-	raw, err := l.files.read("index.json", manifest.MaxManifest)
+	raw, doc, err := l.index()
 	if err != nil {
 		return nil, err
-	}
-	doc, err := manifest.Parse(raw, "")
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", l.path, err)
-	}
-	if !doc.IsIndex {
-		return nil, &FormatError{l.path, "its index.json is no index"}
 	}
 	get := func(_ context.Context, d manifest.Descriptor) ([]byte, error) {
 		return l.files.read(blob(d.Digest), manifest.MaxManifest)
@@ -126,13 +128,32 @@ func (l *layout) Image(ctx context.Context, want manifest.Want) (*manifest.Image
 	return i, nil
 }
 
+// index reads index.json.
+func (l *layout) index() ([]byte, *manifest.Document, error) {
+	raw, err := l.files.read("index.json", manifest.MaxManifest)
+	if err != nil {
+		return nil, nil, err
+	}
+	doc, err := manifest.Parse(raw, "")
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", l.path, err)
+	}
+	if !doc.IsIndex {
+		return nil, nil, &FormatError{l.path, "its index.json is no index"}
+	}
+	return raw, doc, nil
+}
+
 // choose finds the descriptor of the asked name in index.json. nil, nil: no
 // name was asked for and none is given, so index.json is an index of platforms.
 func (l *layout) choose(list []manifest.Descriptor) (*manifest.Descriptor, error) {
+	if l.only != nil {
+		return l.only, nil
+	}
 	var have []string
 	for i, d := range list {
-		ref := d.Annotations["org.opencontainers.image.ref.name"]
-		full := d.Annotations["io.containerd.image.name"]
+		ref := d.Annotations[refName]
+		full := d.Annotations[containerdName]
 		if l.name != "" && (ref == l.name || full == l.name || strings.HasSuffix(ref, ":"+l.name) || strings.HasSuffix(full, ":"+l.name)) {
 			return &list[i], nil
 		}
@@ -162,6 +183,26 @@ type directory struct {
 	path string
 	fd   int
 	open []*os.File
+}
+
+func openDirectory(dir string) (*directory, error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return &directory{path: dir, fd: fd}, nil
+}
+
+// openFiles opens a directory or an archive.
+func openFiles(path string) (files, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		return openDirectory(path)
+	}
+	return openTar(path)
 }
 
 // section opens a plain file below the directory, following no link.

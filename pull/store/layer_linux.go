@@ -147,6 +147,17 @@ func (s *Store) StageLayer(ctx context.Context, diffID v1.Hash) (*Stage, error) 
 	return st, nil
 }
 
+// Split is the name of the file beside a layer's fs from which, with its files, the
+// layer's archive can be made again. Who fills a Stage may make it beside Dir.
+const Split = "split"
+
+// LayerFiles are where a published layer's fs and its Split are, below the
+// store's layers/. Whether there is a Split is for who opens it to see.
+func (s *Store) LayerFiles(diffID v1.Hash) (fs, split string, err error) {
+	k, err := s.key(diffID)
+	return k + "/fs", k + "/" + Split, err
+}
+
 // Dir is the empty directory to fill, mode 0755: it becomes the layer's fs.
 func (st *Stage) Dir() string { return st.temp.Path() + "/layer/fs" }
 

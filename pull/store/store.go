@@ -6,6 +6,8 @@
 //	layers/<hex>/fs            one unpacked layer, by DiffID
 //	layers/<hex>/layer.json    its LayerRecord
 //	layers/<hex>/owners        true owners, where fs could not keep them
+//	layers/<hex>/split         its archive without the files' contents: see
+//	                           package skiff/layers/tarsplit; none where those are not kept
 //	images/<reference>         one Image, all that a run needs
 //	unsynced/<hex>.<random>    link to the id of the boot in which that layer
 //	                           was written; there until a syncfs covers it

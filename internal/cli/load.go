@@ -1,0 +1,182 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"skiff/internal/progress"
+	"skiff/layers"
+	"skiff/pull"
+	"skiff/pull/archive"
+	"skiff/pull/store"
+	"skiff/run"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+)
+
+func loadCommand() *cli.Command {
+	return &cli.Command{
+		Name: "load", Usage: "bring in the images of an archive", ArgsUsage: " ",
+		UsageText: "skiff load -i images.tar\ndocker save alpine | skiff load",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "input", Aliases: []string{"i"}, Usage: "read `FILE`, or the OCI layout in a directory, instead of stdin"},
+			&cli.StringFlag{Name: "platform", Usage: "of an image for several platforms take `OS/ARCH[/VARIANT]`"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress"},
+		},
+		Action: func(c *cli.Context) error {
+			if err := load(c); err != nil {
+				return &verbError{verb: "load", object: c.String("input"), err: err}
+			}
+			return nil
+		},
+	}
+}
+
+func load(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return fmt.Errorf("argument %q: name the file with -i", c.Args().First())
+	}
+	r, err := openRunner(c)
+	if err != nil {
+		return err
+	}
+	if err := r.Store.Writable(); err != nil {
+		return err
+	}
+	ctx, stop := interruptible(context.Background())
+	defer stop()
+	path, done, err := loadable(ctx, c.String("input"), r.Store)
+	if err != nil {
+		return err
+	}
+	defer done()
+	offers, closeAll, err := archive.OpenAll(path)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	p := &pull.Puller{Store: r.Store, Warn: func(text string) { say("%s", text) }}
+	if p.Want, err = wanted(c); err != nil {
+		return err
+	}
+	unpacker := run.NewUnpacker(r.Store, r.IDs)
+	defer unpacker.Close()
+	p.Unpacker = unpacker
+	p.Account = func(img *store.Image) *store.Account { return run.AccountOf(r.Store, img) }
+	if !c.Bool("quiet") {
+		p.Display = progress.New(os.Stderr, "load")
+		defer p.Display.Close()
+	}
+	for _, o := range offers {
+		if err := loadOne(ctx, p, o); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return err
+		}
+	}
+	return r.Store.Settle(ctx)
+}
+
+// loadOne brings in one image under all its names.
+func loadOne(ctx context.Context, p *pull.Puller, o archive.Offer) error {
+	if len(o.Names) == 0 {
+		img, err := p.Load(ctx, o.Source, pull.Reference{})
+		if err == nil {
+			fmt.Fprintln(stdout, "Loaded image ID: "+img.ID.String())
+		}
+		return err
+	}
+	for _, name := range o.Names {
+		ref, err := pull.ParseReference(name)
+		if err != nil {
+			return err
+		}
+		if ref.Host == "" {
+			return &pull.ReferenceError{Name: name, Why: "it is no name for an image"}
+		}
+		if _, err := p.Load(ctx, o.Source, ref); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		fmt.Fprintln(stdout, "Loaded image: "+ref.Familiar())
+	}
+	return nil
+}
+
+// loadable returns a file that can be read in several places: input itself, or
+// a copy of what comes through a pipe or is compressed, without its compression.
+func loadable(ctx context.Context, input string, st *store.Store) (path string, done func(), err error) {
+	f := os.Stdin
+	if input != "" && input != "-" {
+		info, err := os.Stat(input)
+		if err != nil {
+			return "", nil, err
+		}
+		if info.IsDir() {
+			return input, func() {}, nil
+		}
+		if f, err = os.Open(input); err != nil {
+			return "", nil, err
+		}
+		defer f.Close()
+	} else if term.IsTerminal(int(f.Fd())) {
+		return "", nil, errors.New("stdin is a terminal; name the archive with -i, or redirect stdin")
+	}
+	in := bufio.NewReaderSize(f, 256<<10)
+	head, err := in.Peek(4)
+	if err != nil && err != io.EOF {
+		return "", nil, err
+	}
+	if len(head) == 0 {
+		return "", nil, errors.New("there is nothing in it")
+	}
+	packed := head[0] == 0x1f && len(head) > 1 && head[1] == 0x8b || string(head) == "\x28\xb5\x2f\xfd"
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && !packed && input != "" && input != "-" {
+		return input, func() {}, nil
+	}
+	temp, err := st.NewTemp("load")
+	if err != nil {
+		return "", nil, err
+	}
+	if path, err = spool(ctx, in, packed, temp.Path()+"/archive"); err != nil {
+		temp.Remove()
+		return "", nil, st.Explain("copy the archive to", temp.Path(), err)
+	}
+	return path, func() { temp.Remove() }, nil
+}
+
+// spool copies an archive to a file.
+func spool(ctx context.Context, in io.Reader, packed bool, path string) (string, error) {
+	if packed {
+		plain, err := decompress(in, layers.Detect)
+		if err != nil {
+			return "", err
+		}
+		defer plain.Close()
+		in = plain
+	}
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(out, &cancelled{ctx, in})
+	return path, errors.Join(err, out.Close())
+}
+
+// cancelled is a reader that ends with a context; a read in progress is waited for.
+type cancelled struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *cancelled) Read(b []byte) (int, error) {
+	if c.ctx.Err() != nil {
+		return 0, context.Cause(c.ctx)
+	}
+	return c.r.Read(b)
+}

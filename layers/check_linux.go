@@ -1,0 +1,221 @@
+package layers
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
+)
+
+// Check holds a layer on disk against its archive, as Assemble makes it, and
+// returns the digest that this archive has: the layer's DiffID, unless a content has changed.
+// damaged is told of every file, directory and link that is gone, that is of another kind,
+// mode, owner, time or target than its entry says, or that has no entry.
+//
+// opt is as it was for Apply. Extended attributes, hard links among each other and
+// times that the file system may not keep are not looked at.
+func Check(root *os.File, split io.Reader, opt Options, damaged func(Damage)) (v1.Hash, error) {
+	s := newStream()
+	sum := make(chan [sha256.Size]byte, 1)
+	go func() { sum <- s.sum() }()
+	c := &checker{root: int(root.Fd()), opt: opt, want: map[string]wanted{".": {kind: unix.S_IFDIR, any: true}}}
+	listed := make(chan error, 1)
+	go func() { listed <- c.list(s) }()
+
+	archive, w := io.Pipe()
+	assembled := make(chan error, 1)
+	go func() {
+		err := Assemble(root, split, w, damaged)
+		w.CloseWithError(err)
+		assembled <- err
+	}()
+	s.fill(archive, 0)
+	archive.Close()
+	err := <-listed
+	digest := <-sum
+	if aerr := <-assembled; aerr != nil && aerr != io.ErrClosedPipe {
+		err = aerr
+	}
+	if err == nil {
+		c.walk(damaged)
+	}
+	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(digest[:])}, err
+}
+
+// A checker knows what a layer should hold.
+type checker struct {
+	root int
+	opt  Options
+	want map[string]wanted // by path
+
+	// links: an entry's name led through a link of the layer, so that files stand at
+	// other paths than their entries say.
+	links bool
+}
+
+// wanted is what the last entry of a path says.
+type wanted struct {
+	kind     uint32 // S_IFREG, …; 0: whatever it is
+	any      bool   // no entry names it, or one that says nothing of mode, owner and time
+	mode     uint32
+	uid, gid int64
+	size     int64
+	sec      int64
+	link     string
+	absent   bool // left out when it was unpacked
+	seen     bool
+}
+
+// list reads the archive.
+func (c *checker) list(s *stream) error {
+	defer s.stop()
+	t := tarReader{s: s}
+	var h header
+	for {
+		err := t.next(&h)
+		if err == io.EOF {
+			return s.drain()
+		}
+		if err != nil {
+			return archiveError(err)
+		}
+		name, err := clean(h.name)
+		if err != nil {
+			return &EntryError{h.name, "name", err}
+		}
+		if !isMeta(name) {
+			c.entry(name, &h)
+		}
+	}
+}
+
+func (c *checker) entry(name string, h *header) {
+	parent, base := split(name)
+	// A directory that no entry names is made on the way; one that is a link's
+	// target is found by its own name.
+	for p := parent; p != "."; p, _ = split(p) {
+		if w, ok := c.want[p]; ok && w.kind != unix.S_IFCHR { // not a whiteout that it replaces
+			c.links = c.links || w.kind == unix.S_IFLNK
+			break
+		}
+		c.want[p] = wanted{kind: unix.S_IFDIR, any: true}
+	}
+	if base == opaqueName {
+		return
+	}
+	if hidden, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
+		if at := join(parent, hidden); c.want[at].kind == 0 && !c.want[at].any {
+			c.want[at] = wanted{kind: unix.S_IFCHR, any: true}
+		}
+		return
+	}
+	w := wanted{mode: h.mode, uid: h.uid, gid: h.gid, size: h.size, sec: h.mtime.sec, link: h.link}
+	switch h.typ {
+	case typeRegular, typeContiguous:
+		w.kind = unix.S_IFREG
+	case typeDir:
+		w.kind = unix.S_IFDIR
+	case typeSymlink:
+		w.kind = unix.S_IFLNK
+	case typeFIFO:
+		w.kind = unix.S_IFIFO
+	case typeLink:
+		w.any = true
+	case typeChar, typeBlock:
+		w.any, w.absent = true, true
+	}
+	c.want[name] = w
+}
+
+// walk compares the tree.
+func (c *checker) walk(damaged func(Damage)) {
+	stack := []string{"."}
+	for len(stack) > 0 {
+		path := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		fd, err := openBeneath(c.root, path, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			damaged(Damage{path, err.Error()})
+			continue
+		}
+		f := os.NewFile(uintptr(fd), path)
+		names, err := f.Readdirnames(-1)
+		if err != nil {
+			damaged(Damage{path, err.Error()})
+		}
+		for _, name := range names {
+			var st unix.Stat_t
+			at := join(path, name)
+			if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+				damaged(Damage{at, err.Error()})
+				continue
+			}
+			if why := c.compare(fd, name, at, &st); why != "" {
+				damaged(Damage{at, why})
+			}
+			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+				stack = append(stack, at)
+			}
+		}
+		f.Close()
+	}
+	for path, w := range c.want {
+		if !w.seen && !w.absent && path != "." && !c.throughLink(path) {
+			damaged(Damage{path, "it is gone"})
+		}
+	}
+}
+
+// throughLink says whether an entry's name leads through a symbolic link, so
+// that its file is at another path.
+func (c *checker) throughLink(path string) bool {
+	if !c.links {
+		return false
+	}
+	for p, _ := split(path); p != "."; p, _ = split(p) {
+		if c.want[p].kind == unix.S_IFLNK {
+			return true
+		}
+	}
+	return false
+}
+
+// compare says what is wrong with a file, if anything is.
+func (c *checker) compare(dir int, name, path string, st *unix.Stat_t) string {
+	w, ok := c.want[path]
+	if !ok {
+		if c.links {
+			return ""
+		}
+		return "the layer has no such entry"
+	}
+	w.seen = true
+	c.want[path] = w
+	kind := st.Mode & unix.S_IFMT
+	switch {
+	case w.kind != 0 && kind != w.kind:
+		return "it is of another type"
+	case w.any:
+		return ""
+	case kind != unix.S_IFLNK && st.Mode&0o7777 != w.mode:
+		return fmt.Sprintf("its mode is %04o, not %04o", st.Mode&0o7777, w.mode)
+	case !c.opt.Squash && (int64(st.Uid) != w.uid || int64(st.Gid) != w.gid):
+		return fmt.Sprintf("it belongs to %d:%d, not to %d:%d", st.Uid, st.Gid, w.uid, w.gid)
+	case kind == unix.S_IFREG && st.Size != w.size:
+		return fmt.Sprintf("it has %d bytes, not %d", st.Size, w.size)
+	}
+	if kind == unix.S_IFLNK {
+		if target, err := readlink(dir, name); err != nil || target != w.link {
+			return fmt.Sprintf("it leads to %s, not to %s", quote(target), quote(w.link))
+		}
+	}
+	if w.sec >= 0 && w.sec < 1<<31 && st.Mtim.Sec != w.sec {
+		return "it was changed later"
+	}
+	return ""
+}

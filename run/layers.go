@@ -1,0 +1,94 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+
+	"skiff/internal/idmap"
+	"skiff/layers"
+	"skiff/pull/store"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+)
+
+// A LayerReader reads the store's layers in a confined process, which sees the
+// layers and can change nothing, and which may read the files of subordinate ids. It is started with the
+// first layer that is read.
+type LayerReader struct {
+	st  *store.Store
+	ids idmap.Map
+
+	mu     sync.Mutex
+	worker *layers.Worker
+}
+
+// NewLayerReader returns a reader. Close ends its process.
+func NewLayerReader(st *store.Store, ids idmap.Map) *LayerReader {
+	return &LayerReader{st: st, ids: ids}
+}
+
+// A NoArchiveError is a layer whose archive can't be made again: it holds a
+// file twice, or an older skiff unpacked it.
+type NoArchiveError struct{ DiffID v1.Hash }
+
+func (e *NoArchiveError) Error() string {
+	return fmt.Sprintf("layer %.12s: its archive was not kept", e.DiffID.Hex)
+}
+
+// Archive writes the uncompressed archive of a layer, whose digest is its DiffID: who needs
+// to be sure takes it. The error is w's, a *NoArchiveError, or wraps layers.ErrDamaged.
+func (r *LayerReader) Archive(ctx context.Context, diffID v1.Hash, w io.Writer) error {
+	worker, layer, err := r.open(diffID)
+	if err == nil {
+		err = worker.Archive(ctx, layer, w)
+	}
+	return explainRead(diffID, err)
+}
+
+// Check holds a layer against its archive.
+func (r *LayerReader) Check(ctx context.Context, diffID v1.Hash) (layers.State, error) {
+	worker, layer, err := r.open(diffID)
+	if err != nil {
+		return layers.State{}, explainRead(diffID, err)
+	}
+	state, err := worker.Check(ctx, layer)
+	return state, explainRead(diffID, err)
+}
+
+func explainRead(diffID v1.Hash, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &NoArchiveError{diffID}
+	}
+	return err
+}
+
+func (r *LayerReader) open(diffID v1.Hash) (*layers.Worker, layers.Read, error) {
+	dir, split, err := r.st.LayerFiles(diffID)
+	if err != nil {
+		return nil, layers.Read{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.worker == nil {
+		if r.worker, err = layers.StartReader(r.st.Path("layers"), r.ids, nil); err != nil {
+			return nil, layers.Read{}, err
+		}
+	}
+	return r.worker, layers.Read{Dir: dir, Split: split}, nil
+}
+
+// Close ends the process, if there was one.
+func (r *LayerReader) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.worker == nil {
+		return nil
+	}
+	err := r.worker.Close()
+	r.worker = nil
+	return err
+}
