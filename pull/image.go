@@ -46,7 +46,7 @@ func (p *Puller) pull(ctx context.Context, from Source, ref Reference, name stri
 	}
 	record := recordOf(name, img, config)
 	record.IDs = p.Store.IDs
-	if old, err := p.local(name); err == nil && old != nil && old.ID == record.ID && old.Digest == record.Digest && old.Manifest == record.Manifest {
+	if old, err := p.local(name); err == nil && old != nil && old.ID == record.ID && old.Digest == record.Digest && old.Manifest == record.Manifest && p.whole(old) {
 		return p.here(old)
 	}
 

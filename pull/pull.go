@@ -201,7 +201,7 @@ func (p *Puller) Ensure(ctx context.Context, ref Reference, policy Policy) (*Pul
 		defer c.Close()
 		if local != nil {
 			var digest v1.Hash
-			if digest, err = c.Head(ctx); err == nil && digest == local.Digest && digest != (v1.Hash{}) {
+			if digest, err = c.Head(ctx); err == nil && digest == local.Digest && digest != (v1.Hash{}) && p.whole(local) {
 				return p.here(local)
 			}
 		}
@@ -239,6 +239,12 @@ func (p *Puller) local(name string) (*store.Image, error) {
 		}
 	}
 	return i, nil
+}
+
+// whole says whether the documents of an image are here, which no run needs:
+// `skiff fsck --repair` may have dropped one.
+func (p *Puller) whole(i *store.Image) bool {
+	return p.Store.HasBlob(i.ID) && (i.Manifest == v1.Hash{} || p.Store.HasBlob(i.Manifest)) && (i.Digest == v1.Hash{} || p.Store.HasBlob(i.Digest))
 }
 
 func platformOf(i *store.Image) manifest.Platform {

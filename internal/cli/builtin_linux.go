@@ -5,12 +5,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
+	"skiff/layers"
 	"skiff/pull/store"
 	"skiff/run"
 
@@ -71,32 +74,34 @@ func writeTar(w io.Writer, header *tar.Header, exe io.ReadSeeker) error {
 	return t.Close()
 }
 
-// helloLayer publishes the layer by the store's rules.
+// helloLayer publishes the layer by the store's rules. The archive is our own, so that
+// it is unpacked right here.
 func helloLayer(ctx context.Context, st *store.Store, diffID v1.Hash, header *tar.Header, exe *os.File) error {
 	stage, err := st.StageLayer(ctx, diffID)
 	if err != nil || stage == nil {
 		return err
 	}
 	defer stage.Abort()
-	name := stage.Dir() + "/skiff"
-	if _, err := exe.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	out, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	dir, err := os.Open(stage.Dir())
 	if err != nil {
-		return st.Explain("write layer", name, err)
+		return st.Explain("open", stage.Dir(), err)
 	}
-	if _, err := io.Copy(out, exe); err != nil {
-		out.Close()
-		return st.Explain("write layer", name, err)
+	defer dir.Close()
+	split, err := os.OpenFile(filepath.Join(stage.Dir(), "..", store.Split), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return st.Explain("create", stage.Dir(), err)
 	}
-	if err := out.Close(); err != nil {
-		return st.Explain("write layer", name, err)
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(writeTar(w, header, exe)) }()
+	result, err := layers.Apply(dir, r, layers.Options{Squash: true, Split: split})
+	r.Close()
+	if err = errors.Join(err, split.Close()); err != nil {
+		return st.Explain("write layer", stage.Dir(), err)
 	}
-	if err := os.Chmod(name, 0o755); err != nil {
-		return st.Explain("write layer", name, err)
+	if result.DiffID != diffID {
+		return errors.New("skiff's executable changed while it was read")
 	}
-	if err := stage.Commit(store.LayerRecord{DiffID: diffID, Size: header.Size, Entries: 1}); err != nil {
+	if err := stage.Commit(store.LayerRecord{Size: result.Size, Entries: result.Entries}); err != nil {
 		return fmt.Errorf("publish layer: %w", err)
 	}
 	return st.Settle(ctx)

@@ -26,7 +26,7 @@ var verbs = []struct {
 }{
 	{"run", runCommand}, {"explain", explainCommand},
 	{"pull", pullCommand}, {"images", imagesCommand}, {"rmi", rmiCommand},
-	{"save", saveCommand}, {"load", loadCommand},
+	{"save", saveCommand}, {"load", loadCommand}, {"fsck", fsckCommand},
 	{"ps", psCommand}, {"rm", rmCommand},
 	{"version", versionCommand},
 }
