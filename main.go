@@ -24,6 +24,8 @@ import (
 
 	"skiff/layers/codec"
 
+	"skiff/pull/push"
+
 	"skiff/pull/registry"
 )
 
@@ -43,7 +45,7 @@ func main() {
 	syscall.Umask(0o022)
 	early := run.Anticipate(os.Args)
 	late.Through(cli.Main)
-	os.Exit(cli.Main(os.Args, openRegistry, decompress, early))
+	os.Exit(cli.Main(os.Args, cli.Tools{Open: openRegistry, OpenPush: openPush, Decompress: decompress, Compress: compress}, early))
 }
 
 func decompressor() layers.Decompressor {
@@ -55,7 +57,17 @@ func decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
 	return decompressor()(r, c)
 }
 
+func compress(w io.Writer) io.WriteCloser {
+	late.Through(codec.Compress)
+	return codec.Compress(w)
+}
+
 func openRegistry(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Registry, error) {
 	late.Through(registry.Open)
 	return registry.Open(ctx, ref, access)
+}
+
+func openPush(ctx context.Context, ref pull.Reference, access pull.Access, from []string) (push.Registry, error) {
+	late.Through(registry.OpenPush)
+	return registry.OpenPush(ctx, ref, access, from)
 }

@@ -51,7 +51,7 @@ func TestScripts(t *testing.T) {
 		Condition:          condition,
 		RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": status, "image": image, "need": scriptNeed, "push": push,
+			"status": status, "image": image, "need": scriptNeed, "push": pushImage,
 		},
 	})
 }

@@ -75,7 +75,7 @@ func (r *slowRegistry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 //	uid=N        an empty file of that owner
 //	arch=ARCH    what the image says it is for
 //	stall=yes    the layer before it comes half, then nothing, the first time
-func push(ts *testscript.TestScript, neg bool, args []string) {
+func pushImage(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: push NAME [KEY=VALUE...]")
 	}

@@ -21,10 +21,14 @@ func (e *UnknownImageError) Unwrap() error { return e.Err }
 type UnauthorizedError struct {
 	Registry, Reference string
 	Anonymous           bool // no credentials are stored for it
+	Push                bool // it was to be written to
 	Err                 error
 }
 
 func (e *UnauthorizedError) Error() string {
+	if e.Push {
+		return fmt.Sprintf("registry %s does not take %s: %v", e.Registry, e.Reference, e.Err)
+	}
 	if e.Anonymous {
 		return fmt.Sprintf("registry %s: repository of %s does not exist or may require a login", e.Registry, e.Reference)
 	}

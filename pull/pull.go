@@ -143,16 +143,19 @@ type Pulled struct {
 	Settle func(context.Context) error
 }
 
+// Patience is how long a registry is borne with by default.
+var Patience = transfer.Patience{Idle: 60 * time.Second, First: 300 * time.Millisecond, Limit: 30 * time.Second}
+
 func (p *Puller) patience() transfer.Patience {
-	t := transfer.Patience{Idle: p.Idle, First: p.RetryFirst, Limit: p.RetryLimit}
-	if t.Idle == 0 {
-		t.Idle = 60 * time.Second
+	t := Patience
+	if p.Idle != 0 {
+		t.Idle = p.Idle
 	}
-	if t.First == 0 {
-		t.First = 300 * time.Millisecond
+	if p.RetryFirst != 0 {
+		t.First = p.RetryFirst
 	}
-	if t.Limit == 0 {
-		t.Limit = 30 * time.Second
+	if p.RetryLimit != 0 {
+		t.Limit = p.RetryLimit
 	}
 	return t
 }

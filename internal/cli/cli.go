@@ -8,12 +8,14 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
 
 	"skiff/layers"
 	"skiff/pull"
+	"skiff/pull/push"
 	"skiff/run"
 
 	"github.com/urfave/cli/v2"
@@ -25,7 +27,7 @@ var verbs = []struct {
 	command func() *cli.Command
 }{
 	{"run", runCommand}, {"explain", explainCommand},
-	{"pull", pullCommand}, {"images", imagesCommand}, {"rmi", rmiCommand},
+	{"pull", pullCommand}, {"push", pushCommand}, {"images", imagesCommand}, {"rmi", rmiCommand},
 	{"save", saveCommand}, {"load", loadCommand}, {"fsck", fsckCommand},
 	{"ps", psCommand}, {"rm", rmCommand},
 	{"version", versionCommand},
@@ -45,18 +47,25 @@ func commands(args []string) []*cli.Command {
 	return list
 }
 
+// Tools are handed in, for they cost a start more than all the rest; see package
+// registry.
+type Tools struct {
+	Open       pull.Opener
+	OpenPush   push.Opener
+	Decompress layers.Decompressor
+	Compress   func(io.Writer) io.WriteCloser // gzip
+}
+
 // What Main is handed.
 var (
-	openRegistry pull.Opener         // for the commands that pull
-	decompress   layers.Decompressor // for load
-	early        *run.Early          // for run
+	tools Tools
+	early *run.Early // for run
 )
 
-// Main runs one command and returns its exit status. What speaks to registries and
-// what decompresses is handed in, for it costs a start more than all the rest; see package registry.
-// So is a container's init that was started before the command line was read, or nil.
-func Main(args []string, open pull.Opener, unpack layers.Decompressor, anticipated *run.Early) int {
-	openRegistry, decompress, early = open, unpack, anticipated
+// Main runs one command and returns its exit status. It is handed a container's
+// init that was started before the command line was read, or nil.
+func Main(args []string, t Tools, anticipated *run.Early) int {
+	tools, early = t, anticipated
 	defer early.Abandon()
 	if len(args) == 2 && args[1] == helloName {
 		return hello()

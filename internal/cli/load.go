@@ -153,7 +153,7 @@ func loadable(ctx context.Context, input string, st *store.Store) (path string, 
 // spool copies an archive to a file.
 func spool(ctx context.Context, in io.Reader, packed bool, path string) (string, error) {
 	if packed {
-		plain, err := decompress(in, layers.Detect)
+		plain, err := tools.Decompress(in, layers.Detect)
 		if err != nil {
 			return "", err
 		}

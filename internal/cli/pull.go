@@ -148,7 +148,7 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 	defer unpacker.Close()
 	p.Unpacker = unpacker
 	p.Account = func(img *store.Image) *store.Account { return run.AccountOf(r.Store, img) }
-	p.Open = openRegistry
+	p.Open = tools.Open
 	if !c.Bool("tls-verify") {
 		p.Insecure = func(host string) bool { return host == ref.Host }
 	}

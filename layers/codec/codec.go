@@ -1,4 +1,4 @@
-// Package codec decompresses layers: gzip and zstd.
+// Package codec decompresses layers, gzip and zstd, and compresses them for a push, with gzip.
 //
 // It stands apart from package layers so that only main imports it: the
 // decoders' tables cost a program's start, and most runs unpack nothing.
@@ -21,6 +21,7 @@ import (
 	"skiff/layers"
 	"skiff/layers/inflate"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -80,6 +81,13 @@ func Decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
 		return &decoder{kind: found, src: src, r: z, close: z.Close}, nil
 	}
 	return &decoder{kind: found, src: src, r: br, close: func() {}}, nil
+}
+
+// Compress returns a gzip encoder to w. The same input makes the same output: there is
+// no name and no time in it.
+func Compress(w io.Writer) io.WriteCloser {
+	z, _ := gzip.NewWriterLevel(w, gzip.DefaultCompression) // fails for other levels only
+	return z
 }
 
 // A source remembers its own error, which a decoder may hide or reword.

@@ -90,7 +90,7 @@ func (c *client) answered(e *transport.Error) error {
 	case e.StatusCode == http.StatusTooManyRequests || e.StatusCode >= 500:
 		return &pull.BusyError{Registry: c.host, Status: e.StatusCode, Phrase: http.StatusText(e.StatusCode), Err: said}
 	case e.StatusCode == http.StatusUnauthorized, e.StatusCode == http.StatusForbidden:
-		return &pull.UnauthorizedError{Registry: c.host, Reference: c.ref.Familiar(), Anonymous: c.anonymous, Err: said}
+		return &pull.UnauthorizedError{Registry: c.host, Reference: c.ref.Familiar(), Anonymous: c.anonymous, Push: c.push, Err: said}
 	case e.StatusCode == http.StatusNotFound, has(transport.ManifestUnknownErrorCode, transport.NameUnknownErrorCode):
 		return &pull.UnknownImageError{Reference: c.ref.Familiar(), Err: said}
 	}

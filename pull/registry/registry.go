@@ -6,7 +6,9 @@
 // It stands apart from package pull so that only main imports it: HTTP and TLS
 // cost a program's start, and most runs pull nothing.
 //
-// Limits: it reads. It caches no token and no document between two clients.
+// OpenPush is a push.Opener: the same client, for writing.
+//
+// Limits: it caches no token and no document between two clients.
 package registry
 
 import (
@@ -48,6 +50,8 @@ type client struct {
 	creds     authn.Authenticator
 	anonymous bool
 	patience  transfer.Patience
+	scopes    []string // of the token: what is to be done with which repository
+	push      bool
 
 	mu     sync.Mutex
 	scheme string       // "" until the first answer
@@ -56,12 +60,23 @@ type client struct {
 
 // Open is a pull.Opener. The credentials are those of the process's environment.
 func Open(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Registry, error) {
+	c, err := open(ctx, ref, access, scope(ref.Path, transport.PullScope))
+	if err != nil {
+		return nil, err // and no Registry that is nil inside
+	}
+	return c, nil
+}
+
+// scope is what a token is asked for. Source: distribution, docs/spec/auth/scope.md.
+func scope(repository, actions string) string { return "repository:" + repository + ":" + actions }
+
+func open(ctx context.Context, ref pull.Reference, access pull.Access, scopes ...string) (*client, error) {
 	finder := auth.Finder{Warn: access.Warn}
 	creds, err := finder.Find(ctx, ref.Host, ref.Path)
 	if err != nil {
 		return nil, err
 	}
-	c := &client{ref: ref, host: ref.Host, where: ref.Host, creds: creds, anonymous: creds == authn.Anonymous, patience: access.Patience}
+	c := &client{ref: ref, host: ref.Host, where: ref.Host, creds: creds, anonymous: creds == authn.Anonymous, patience: access.Patience, scopes: scopes}
 	if c.where == pull.Hub {
 		c.where = name.DefaultRegistry
 	}
@@ -170,8 +185,7 @@ func (c *client) login(ctx context.Context, from *http.Client) error {
 	if err != nil {
 		return err
 	}
-	scope := registry.Repo(c.ref.Path).Scope(transport.PullScope)
-	rt, err := transport.NewWithContext(ctx, registry, c.creds, &oneScheme{c.where, c.scheme, c.bottom}, []string{scope})
+	rt, err := transport.NewWithContext(ctx, registry, c.creds, &oneScheme{c.where, c.scheme, c.bottom}, c.scopes)
 	if err != nil {
 		return c.fault(ctx, err)
 	}

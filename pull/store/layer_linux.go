@@ -24,6 +24,7 @@ type LayerRecord struct {
 	Blob    v1.Hash   `json:"blob,omitzero"`    // as it came: the compressed bytes' digest; zero if it had none
 	Source  string    `json:"source,omitempty"` // where from: a reference without credentials
 	Packed  int64     `json:"packed,omitempty"` // bytes of the blob
+	Sent    v1.Hash   `json:"sent,omitzero"`    // as it was last sent to a registry
 	Size    int64     `json:"size"`             // bytes of the uncompressed archive
 	Entries int64     `json:"entries"`          // names in it
 	Opaque  bool      `json:"opaque,omitempty"` // its root hides every layer below it
@@ -91,6 +92,28 @@ func (s *Store) LayerRecord(diffID v1.Hash) (LayerRecord, error) {
 		return r, explain("read", s.Path("layers", k, "layer.json"), err)
 	}
 	return r, nil
+}
+
+// NoteSent keeps in a layer's record the digest of the blob that it was sent as.
+func (s *Store) NoteSent(diffID, blob v1.Hash) error {
+	r, err := s.LayerRecord(diffID)
+	if err != nil || r.Sent == blob {
+		return err
+	}
+	if err := s.Writable(); err != nil {
+		return err
+	}
+	k, err := s.key(diffID)
+	if err != nil {
+		return err
+	}
+	r.Sent = blob
+	b, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	// If the layer is removed meanwhile, there is no directory to rename it into.
+	return s.writeFile("layers/"+k+"/layer.json", append(b, '\n'))
 }
 
 // A Stage is a layer being written. It ends with Commit or Abort.

@@ -31,6 +31,7 @@ func Passing(err error) bool {
 	var timeout net.Error
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, ErrIdle) ||
+		errors.Is(err, net.ErrClosed) || // package http closes a connection that broke while it writes to it
 		errors.As(err, &timeout) && timeout.Timeout() && !isDial(err)
 }
 
