@@ -143,7 +143,7 @@ func TestUploadFails(t *testing.T) {
 		}, endless, nil, "registry 127", true},
 		"does not read": {func(w http.ResponseWriter, r *http.Request) bool { time.Sleep(2 * time.Second); return true }, endless, transfer.ErrIdle, "", true},
 		"refused": {func(w http.ResponseWriter, r *http.Request) bool {
-			http.Error(w, `{"errors":[{"code":"DENIED","message":"quota \u001b[31m"}]}`, 403)
+			http.Error(w, `{"errors":[{"code":"DENIED","message":"quota \u001b[31m"}]}`, http.StatusForbidden)
 			return true
 		}, endless, nil, "DENIED", false},
 		"says yes too soon": {func(w http.ResponseWriter, r *http.Request) bool {
