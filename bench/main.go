@@ -40,6 +40,7 @@ func main() {
 	skiff := flag.String("skiff", "", "measure this `PROGRAM`; built from the source by default")
 	versus := flag.String("versus", "", "start, pull: compare with another skiff, `PROGRAM`")
 	rounds := flag.Int("rounds", 100, "`N` runs of each contender; net: a tenth of it; pull: a twentieth")
+	only := flag.String("image", "", "pull: only the images whose `NAME` begins so: big, 60,000 files, one layer")
 	many := flag.Int("many", 1000, "`N` containers at once in the larger test")
 	budget := flag.Bool("budget", false, "init: fail above the budget")
 	flag.Parse()
@@ -47,13 +48,13 @@ func main() {
 	if len(verbs) == 0 {
 		verbs = all
 	}
-	if err := run(*dir, *skiff, *versus, strings.FieldsFunc(*users, func(r rune) bool { return r == ',' || r == ' ' }), *self, verbs, *rounds, *many, *budget); err != nil {
+	if err := run(*dir, *skiff, *versus, strings.FieldsFunc(*users, func(r rune) bool { return r == ',' || r == ' ' }), *self, verbs, *rounds, *only, *many, *budget); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir, skiff, versus string, users []string, self bool, verbs []string, rounds, many int, budget bool) error {
+func run(dir, skiff, versus string, users []string, self bool, verbs []string, rounds int, only string, many int, budget bool) error {
 	for _, v := range verbs {
 		if !slices.Contains(all, v) {
 			return fmt.Errorf("%s: not one of %s", v, strings.Join(all, ", "))
@@ -104,7 +105,7 @@ func run(dir, skiff, versus string, users []string, self bool, verbs []string, r
 		case "net":
 			h.net(out, rounds)
 		case "pull":
-			failed = errors.Join(failed, h.pulls(out, rounds))
+			failed = errors.Join(failed, h.pulls(out, rounds, only))
 		case "init":
 			failed = errors.Join(failed, h.initCost(out, budget))
 		case "syscalls":

@@ -22,7 +22,7 @@ type puller struct {
 
 // pulls times pulls of whole images from one registry on loopback. Its share of
 // the two processors is in every row.
-func (h *host) pulls(out io.Writer, rounds int) error {
+func (h *host) pulls(out io.Writer, rounds int, only string) error {
 	rounds = max(rounds/20, 3)
 	images, end, err := startRegistry()
 	if err != nil {
@@ -30,6 +30,9 @@ func (h *host) pulls(out io.Writer, rounds int) error {
 	}
 	defer end()
 	for _, l := range images {
+		if !strings.HasPrefix(l.Name, only) {
+			continue
+		}
 		for _, a := range h.accounts {
 			t := newTable(out, fmt.Sprintf("Pull of %s, %s: %d layers, %d MB packed, %d MB unpacked", l.Name, a.kind(), len(l.Blobs), l.Packed>>20, l.Size>>20),
 				"", "n", "median s", "least s", "x skiff", "CPU s", "CPU s/GB", "MB peak")

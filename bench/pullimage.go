@@ -32,6 +32,7 @@ const (
 	bigSize   = 900 << 20 // uncompressed, in all layers
 	oneSize   = 190 << 20 // at most, of the image with one layer; some 60 MB compressed
 	manyFiles = 60_000
+	oneLayer  = "one layer"
 	maxFile   = 64 << 20 // larger files of /usr are passed over
 )
 
@@ -50,7 +51,7 @@ func larges() ([]large, error) {
 		tar  []byte
 		kind image.Packing
 	}
-	list := []large{{name: "big"}, {name: "big, zstd"}, {name: "60,000 files"}, {name: "one layer"}}
+	list := []large{{name: "big"}, {name: "big, zstd"}, {name: "60,000 files"}, {name: oneLayer}}
 	var jobs []job
 	add := func(i int, kind image.Packing, tars ...[]byte) {
 		l := &list[i]

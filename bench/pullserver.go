@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"skiff/testdata/image"
 
@@ -74,8 +76,13 @@ func servePulls() error {
 	if err != nil {
 		return err
 	}
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(handler)
 	defer server.Close()
+	slow := httptest.NewUnstartedServer(handler)
+	slow.Listener = &slowListener{slow.Listener}
+	slow.Start()
+	defer slow.Close()
 	var list []served
 	for i, l := range images {
 		s := served{
@@ -106,10 +113,51 @@ func servePulls() error {
 			s.Blobs = append(s.Blobs, server.URL+"/v2/bench/blobs/"+digest.String())
 		}
 		list = append(list, s)
+		if l.name == oneLayer {
+			// The same again, as from a network that gives each connection its share.
+			s.Name += fmt.Sprintf(", %d MB/s for each connection", slowRate>>20)
+			s.Reference = strings.Replace(s.Reference, server.URL[len("http://"):], slow.URL[len("http://"):], 1)
+			s.Blobs = []string{strings.Replace(s.Blobs[0], server.URL, slow.URL, 1)}
+			list = append(list, s)
+		}
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(list); err != nil {
 		return err
 	}
 	io.Copy(io.Discard, os.Stdin)
 	return nil
+}
+
+// slowRate is what a slow connection sends, in bytes a second.
+const slowRate = 30 << 20
+
+// A slowListener's connections are slow.
+type slowListener struct{ net.Listener }
+
+func (l *slowListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &slowConn{Conn: c}, nil
+}
+
+type slowConn struct {
+	net.Conn
+	free time.Time // when what has been sent would be through
+}
+
+// Write sends a little and waits until it would have been sent.
+func (c *slowConn) Write(b []byte) (sent int, err error) {
+	for sent < len(b) && err == nil {
+		if now := time.Now(); c.free.Before(now) {
+			c.free = now
+		}
+		var n int
+		n, err = c.Conn.Write(b[sent:min(len(b), sent+64<<10)])
+		sent += n
+		c.free = c.free.Add(time.Duration(n) * time.Second / slowRate)
+		time.Sleep(time.Until(c.free))
+	}
+	return sent, err
 }

@@ -149,6 +149,9 @@ func recordOf(name string, img *manifest.Image, c *v1.ConfigFile) *store.Image {
 	return i
 }
 
+// maxSegments bounds what a pull fetches ahead, 12 MiB, and its connections beside one for each layer.
+const maxSegments = 6
+
 // layers brings in what is not here, several at once in the manifest's order. Each
 // DiffID is done once, however often the image has it. The first error stops the others.
 func (p *Puller) layers(ctx context.Context, img *manifest.Image, diffIDs []v1.Hash, source string) error {
@@ -175,6 +178,7 @@ func (p *Puller) layers(ctx context.Context, img *manifest.Image, diffIDs []v1.H
 	if n == 0 {
 		n = min(max(runtime.NumCPU(), 2), 6)
 	}
+	budget := transfer.NewBudget(maxSegments)
 	var wg sync.WaitGroup
 	for range min(n, len(jobs)) {
 		wg.Go(func() {
@@ -182,7 +186,7 @@ func (p *Puller) layers(ctx context.Context, img *manifest.Image, diffIDs []v1.H
 				if ctx.Err() != nil {
 					return
 				}
-				if err := p.layer(ctx, j.layer, j.diff, source); err != nil {
+				if err := p.layer(ctx, j.layer, j.diff, source, budget); err != nil {
 					stop(err)
 					return
 				}
@@ -194,7 +198,7 @@ func (p *Puller) layers(ctx context.Context, img *manifest.Image, diffIDs []v1.H
 }
 
 // layer brings one layer in.
-func (p *Puller) layer(ctx context.Context, l manifest.Layer, diff v1.Hash, source string) (err error) {
+func (p *Puller) layer(ctx context.Context, l manifest.Layer, diff v1.Hash, from string, budget transfer.Budget) (err error) {
 	short := l.Digest.Hex
 	if short == "" {
 		short = diff.Hex
@@ -216,7 +220,11 @@ func (p *Puller) layer(ctx context.Context, l manifest.Layer, diff v1.Hash, sour
 	}
 	defer stage.Abort()
 	line.Start()
-	in := newPump(transfer.NewBody(ctx, l.Size, p.patience(), l.Open), l.Digest.Algorithm, line.Add)
+	var src source = transfer.NewBody(ctx, l.Size, p.patience(), l.Open)
+	if l.Range != nil {
+		src = transfer.NewSplit(ctx, l.Size, p.patience(), budget, l.Range)
+	}
+	in := newPump(src, l.Digest.Algorithm, line.Add)
 	defer in.Close()
 	r, err := p.unpack(ctx, stage.Dir(), in)
 	if err != nil {
@@ -229,7 +237,7 @@ func (p *Puller) layer(ctx context.Context, l manifest.Layer, diff v1.Hash, sour
 		return &manifest.DigestError{What: "layer " + short[:12] + ", uncompressed", Want: diff.String(), Have: r.DiffID.String()}
 	}
 	return stage.Commit(store.LayerRecord{
-		Blob: l.Digest, Packed: l.Size, Source: source,
+		Blob: l.Digest, Packed: l.Size, Source: from,
 		Size: r.Size, Entries: r.Entries, Owners: r.Owners, Opaque: r.OpaqueRoot,
 	})
 }

@@ -11,7 +11,6 @@ import (
 
 	"skiff/pull/manifest"
 	"skiff/pull/store"
-	"skiff/pull/transfer"
 )
 
 const (
@@ -22,7 +21,7 @@ const (
 // A pump reads and hashes in a goroutine of its own, so that the network and
 // SHA-256 run beside the decoder. The buffers go round: nothing is allocated while it runs.
 type pump struct {
-	src   *transfer.Body
+	src   source
 	hash  hash.Hash // nil: no digest is known
 	full  chan []byte
 	empty chan []byte
@@ -38,8 +37,14 @@ type pump struct {
 	n   int64
 }
 
+// A source is a transfer.Body or a transfer.Split.
+type source interface {
+	io.ReadCloser
+	Stop()
+}
+
 // newPump starts it. add is told of bytes as they come.
-func newPump(src *transfer.Body, algorithm string, add func(int64)) *pump {
+func newPump(src source, algorithm string, add func(int64)) *pump {
 	p := &pump{src: src, full: make(chan []byte, chunks), empty: make(chan []byte, chunks), quit: make(chan struct{}), done: make(chan struct{})}
 	if algorithm != "" {
 		p.hash, p.err = v1.Hasher(algorithm)
@@ -149,7 +154,7 @@ func (p *pump) failed() error {
 }
 
 // verify reads what the unpacker left, so that every byte counts, and holds the digest
-// and the size against what was promised. The size is transfer.Body's to hold.
+// and the size against what was promised. The size is the source's to hold.
 func (p *pump) verify(want v1.Hash) error {
 	for {
 		p.cur = nil

@@ -35,6 +35,9 @@ type Layer struct {
 	Size   int64   // of these bytes
 	// Open reads from an offset to the end. A reader may break: then it is opened again where it broke.
 	Open func(ctx context.Context, offset int64) (io.ReadCloser, error)
+	// Range reads from one offset to another, which is Size at most, for several
+	// connections to share the work; transfer.ErrNoRange if the source can't. nil: there is nothing to gain.
+	Range func(ctx context.Context, from, to int64) (io.ReadCloser, error)
 }
 
 const (

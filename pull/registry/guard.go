@@ -90,7 +90,9 @@ func newGuard(registry string, insecure func(string) bool, idle time.Duration) *
 			MaxIdleConnsPerHost:   8,
 			ReadBufferSize:        64 << 10,
 			DisableCompression:    true, // the bytes are what the digest is of
-			ForceAttemptHTTP2:     true,
+			// HTTP/1 alone: HTTP/2 would put what is to go over several connections, to
+			// have the share of several, on one.
+			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 		}
 	}
 	g.strict, g.lax = make(true), make(false)

@@ -320,14 +320,15 @@ func (c *client) Image(ctx context.Context, want manifest.Want) (*manifest.Image
 	i.Config = func(ctx context.Context) ([]byte, error) { return c.config(ctx, doc.Config) }
 	for _, l := range doc.Layers {
 		i.Layers = append(i.Layers, manifest.Layer{Digest: l.Digest, Size: l.Size,
-			Open: func(ctx context.Context, offset int64) (io.ReadCloser, error) { return c.blob(ctx, l, offset) }})
+			Open:  func(ctx context.Context, offset int64) (io.ReadCloser, error) { return c.blob(ctx, l, offset, l.Size) },
+			Range: func(ctx context.Context, from, to int64) (io.ReadCloser, error) { return c.blob(ctx, l, from, to) }})
 	}
 	return i, nil
 }
 
 // config reads a config blob whole.
 func (c *client) config(ctx context.Context, d manifest.Descriptor) ([]byte, error) {
-	r := transfer.NewBody(ctx, d.Size, c.patience, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return c.blob(ctx, d, offset) })
+	r := transfer.NewBody(ctx, d.Size, c.patience, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return c.blob(ctx, d, offset, d.Size) })
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, d.Size+1))
 	if err != nil {
@@ -336,13 +337,14 @@ func (c *client) config(ctx context.Context, d manifest.Descriptor) ([]byte, err
 	return b, manifest.Verify(b, d)
 }
 
-// blob opens a blob at an offset. A server that does not know Range sends all of it again, and
-// what was read before is skipped.
-func (c *client) blob(ctx context.Context, d manifest.Descriptor, offset int64) (io.ReadCloser, error) {
+// blob opens a blob from an offset to another. A server that does not know Range sends all of
+// it again: what was read before is skipped if the rest is wanted, and a part in between is
+// transfer.ErrNoRange.
+func (c *client) blob(ctx context.Context, d manifest.Descriptor, offset, to int64) (io.ReadCloser, error) {
 	header := http.Header{}
-	if offset > 0 {
+	if offset > 0 || to < d.Size {
 		// Both ends: not every registry understands a range without the second.
-		header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, d.Size-1))
+		header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, to-1))
 	}
 	res, err := c.do(ctx, http.MethodGet, "/blobs/"+d.Digest.String(), header)
 	if err != nil {
@@ -354,6 +356,10 @@ func (c *client) blob(ctx context.Context, d manifest.Descriptor, offset int64) 
 			res.Body.Close()
 			return nil, &manifest.DigestError{What: "blob " + d.Digest.String(), Want: fmt.Sprintf("%d bytes", d.Size), Have: fmt.Sprintf("%d bytes", res.ContentLength)}
 		}
+		if to < d.Size {
+			res.Body.Close()
+			return nil, transfer.ErrNoRange
+		}
 		if offset > 0 {
 			if n, err := io.CopyN(io.Discard, res.Body, offset); err != nil {
 				res.Body.Close()
@@ -361,7 +367,7 @@ func (c *client) blob(ctx context.Context, d manifest.Descriptor, offset int64) 
 			}
 		}
 		return res.Body, nil
-	case res.StatusCode == http.StatusPartialContent && offset > 0 &&
+	case res.StatusCode == http.StatusPartialContent && (offset > 0 || to < d.Size) &&
 		strings.HasPrefix(res.Header.Get("Content-Range"), "bytes "+strconv.FormatInt(offset, 10)+"-"):
 		return res.Body, nil
 	}
