@@ -76,6 +76,7 @@ type unpacker struct {
 	opt    Options
 	result Result
 	dirs   dirCache
+	aside  *aside
 	meta   []dirMeta
 	owners *bufio.Writer
 	lost   bool // the content of a file that the archive has twice
@@ -121,10 +122,11 @@ func newUnpacker(root *os.File, s *stream, opt Options) (*unpacker, error) {
 	if opt.Split != nil {
 		s.split = tarsplit.NewWriter(opt.Split)
 	}
-	u.dirs.init(u.root)
 	if err := u.probe(); err != nil {
 		return nil, &os.PathError{Op: "probe", Path: root.Name(), Err: err}
 	}
+	u.aside = newAside(s, u.masked)
+	u.dirs.init(u.root, u.aside.settle)
 	u.meta = append(u.meta, dirMeta{path: ".", mode: 0o755, nsec: timeOmit, uid: uint32(u.uid), gid: uint32(u.gid)})
 	return u, nil
 }
@@ -148,9 +150,13 @@ func (u *unpacker) probe() error {
 // run takes the stream apart to its end. Whatever happens, fill returns.
 func (u *unpacker) run() error {
 	defer u.tar.s.stop()
+	defer u.aside.end()
 	defer u.dirs.flush()
 	var h header
 	for {
+		if err := u.aside.failed(); err != nil {
+			return err
+		}
 		err := u.tar.next(&h)
 		if err == io.EOF {
 			break
@@ -169,6 +175,11 @@ func (u *unpacker) run() error {
 	if err := u.tar.s.drain(); err != nil {
 		return err
 	}
+	u.aside.settle()
+	if err := u.aside.failed(); err != nil {
+		return err
+	}
+	u.lost = u.lost || u.aside.lost.Load()
 	if u.owners != nil {
 		if err := u.owners.Flush(); err != nil {
 			return fmt.Errorf("write owners: %w", err)
@@ -216,6 +227,7 @@ func (u *unpacker) entry(h *header) error {
 	if strings.HasPrefix(base, whiteoutPrefix) {
 		return fail("whiteout", u.whiteout(d, base))
 	}
+	u.aside.touch(join(d.path, base))
 	switch h.typ {
 	case typeRegular, typeContiguous:
 		return fail("file", u.makeFile(d, base, h))

@@ -2,6 +2,7 @@ package layers
 
 import (
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,12 +12,16 @@ type dir struct {
 	fd   int    // O_PATH; the cache's own
 	path string // below the root, no symbolic link in it; "." is the root
 
+	users atomic.Int32 // files that are being made in it, aside
+
 	name       string // as looked up
 	prev, next *dir
 }
 
 // dirCache keeps directories open, those used last. The root is always there.
 type dirCache struct {
+	settle func() // waits until no directory has users
+
 	root   dir
 	byName map[string]*dir
 	ring   dir // sentinel; ring.next was used last
@@ -25,8 +30,9 @@ type dirCache struct {
 // maxDirs bounds the descriptors that one Apply holds.
 const maxDirs = 256
 
-func (c *dirCache) init(root int) {
-	c.root = dir{fd: root, path: "."}
+func (c *dirCache) init(root int, settle func()) {
+	c.settle = settle
+	c.root.fd, c.root.path = root, "."
 	c.byName = make(map[string]*dir, maxDirs)
 	c.ring.prev, c.ring.next = &c.ring, &c.ring
 }
@@ -54,6 +60,9 @@ func (c *dirCache) front(d *dir) {
 func (c *dirCache) put(name, path string, fd int) *dir {
 	if len(c.byName) == maxDirs {
 		old := c.ring.prev
+		if old.users.Load() > 0 {
+			c.settle()
+		}
 		old.prev.next, c.ring.prev = &c.ring, old.prev
 		delete(c.byName, old.name)
 		unix.Close(old.fd)
@@ -66,6 +75,7 @@ func (c *dirCache) put(name, path string, fd int) *dir {
 
 // flush closes all but the root.
 func (c *dirCache) flush() {
+	c.settle()
 	for _, d := range c.byName {
 		unix.Close(d.fd)
 	}
@@ -94,6 +104,7 @@ func (u *unpacker) lookup(name string, makeMissing bool) (*dir, error) {
 	if err != unix.ENOENT && err != unix.ELOOP && err != unix.ENOTDIR {
 		return nil, err
 	}
+	u.aside.settle() // a file may stand on the way
 	path, err := u.resolve(name, makeMissing)
 	if err != nil {
 		return nil, err
@@ -219,6 +230,7 @@ func (u *unpacker) imply(here int, path, name string, why error) error {
 	if err := u.mkdir(here, name); err != nil {
 		return err
 	}
+	u.aside.other(path)
 	u.result.Implied++
 	err := u.addMeta(dirMeta{path: path, mode: 0o755, nsec: timeOmit, uid: uint32(u.uid), gid: uint32(u.gid)})
 	if err != nil {

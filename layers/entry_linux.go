@@ -13,9 +13,15 @@ import (
 
 // makeFile makes a regular file with its content.
 func (u *unpacker) makeFile(d *dir, base string, h *header) error {
-	uid, gid, chown, err := u.owner(h, join(d.path, base))
+	path := join(d.path, base)
+	uid, gid, chown, err := u.owner(h, path)
 	if err != nil {
 		return err
+	}
+	if !h.isSparse && len(h.xattrs) == 0 && h.size <= asideSize && !u.opt.inLine {
+		if made, err := u.makeAside(d, base, path, h, uid, gid, chown); made || err != nil {
+			return err
+		}
 	}
 	fd, err := create(d.fd, base, h.mode)
 	if err == unix.EEXIST {
@@ -28,7 +34,7 @@ func (u *unpacker) makeFile(d *dir, base string, h *header) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if path := join(d.path, base); h.isSparse {
+	if h.isSparse {
 		err = u.writeSparse(fd, path, h)
 	} else {
 		err = u.write(fd, path, 0, h.size)
@@ -36,19 +42,58 @@ func (u *unpacker) makeFile(d *dir, base string, h *header) error {
 	if err != nil {
 		return err
 	}
+	if err := own(fd, h.mode, u.masked, uid, gid, chown); err != nil {
+		return err
+	}
+	u.setXattrs(fd, h)
+	return setTime(fd, h.mtime)
+}
+
+// makeAside hands a file over whose content is at hand.
+func (u *unpacker) makeAside(d *dir, base, path string, h *header, uid, gid int, chown bool) (bool, error) {
+	s := u.tar.s
+	var content []byte
+	if h.size > 0 {
+		c, err := s.chunk()
+		if err != nil {
+			return false, unexpected(err)
+		}
+		if int64(len(c)) < h.size {
+			return false, nil
+		}
+		content = c[:h.size]
+	} else if s.current == nil {
+		return false, nil
+	}
+	j := smallFile{d, base, h.name, h.mode, uid, gid, chown, h.mtime, content, s.current}
+	if !u.aside.take(path, j) {
+		return false, nil
+	}
+	if h.size > 0 {
+		if s.split != nil {
+			s.split.Begin(path, 0)
+		}
+		s.took(int(h.size))
+		u.tar.content -= h.size
+	}
+	return true, nil
+}
+
+// own gives a new file its owner and mode. masked are the bits of a mode that a
+// new file has lost.
+func own(fd int, mode, masked uint32, uid, gid int, chown bool) error {
 	if chown {
 		if err := unix.Fchown(fd, uid, gid); err != nil {
 			return fmt.Errorf("chown to %d:%d: %w", uid, gid, err)
 		}
 	}
 	// After chown and write, which take set-id bits and capabilities away.
-	if h.mode&^0o777 != 0 || h.mode&u.masked != 0 {
-		if err := unix.Fchmod(fd, h.mode); err != nil {
+	if mode&^0o777 != 0 || mode&masked != 0 {
+		if err := unix.Fchmod(fd, mode); err != nil {
 			return err
 		}
 	}
-	u.setXattrs(fd, h)
-	return setTime(fd, h.mtime)
+	return nil
 }
 
 func create(dir int, base string, mode uint32) (int, error) {
@@ -115,6 +160,7 @@ func (u *unpacker) makeDir(d *dir, base string, h *header) error {
 	}
 	opaque := false
 	if d != nil {
+		u.aside.other(path)
 		err = u.mkdir(d.fd, base)
 		if err == unix.EEXIST {
 			var st unix.Stat_t
@@ -163,6 +209,7 @@ func (u *unpacker) makeSymlink(d *dir, base string, h *header) error {
 	if h.link == "" {
 		return malformed("a symbolic link to nothing")
 	}
+	u.aside.other(join(d.path, base))
 	err = unix.Symlinkat(h.link, d.fd, base)
 	if err == unix.EEXIST {
 		if d, _, err = u.vacate(d, base); err != nil {
@@ -201,6 +248,8 @@ func (u *unpacker) makeLink(d *dir, base string, h *header) error {
 	from, err := u.existingDir(parent)
 	var st unix.Stat_t
 	if err == nil {
+		u.aside.touch(join(from.path, targetBase))
+		u.aside.other(join(d.path, base)) // it may be a symbolic link's
 		err = unix.Fstatat(from.fd, targetBase, &st, unix.AT_SYMLINK_NOFOLLOW)
 	}
 	switch {
@@ -280,6 +329,7 @@ func (u *unpacker) makeNode(d *dir, base string, h *header) error {
 // returns the directory again, since a removal may drop descriptors, and
 // whether the name was a whiteout.
 func (u *unpacker) vacate(d *dir, base string) (*dir, bool, error) {
+	u.aside.settle()
 	var st unix.Stat_t
 	if err := unix.Fstatat(d.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return d, false, err

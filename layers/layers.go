@@ -62,6 +62,8 @@ type Options struct {
 	// Split gets what the archive holds besides the contents of its files, from
 	// which Assemble makes it again; nil drops it. See package tarsplit.
 	Split io.Writer
+
+	inLine bool // of tests: make every file where the archive is taken apart
 }
 
 // A Result is what Apply knows of a layer after its last byte.

@@ -44,6 +44,7 @@ func (u *unpacker) whiteout(d *dir, base string) error {
 	if name == "" || name == "." || name == ".." {
 		return fmt.Errorf("%w: removes %q", ErrEscape, name)
 	}
+	u.aside.touch(join(d.path, name))
 	// Mode 0: overlayfs looks at the device number only (kernel commit
 	// a3c751a50fe6 lets a user namespace make these).
 	err := unix.Mknodat(d.fd, name, unix.S_IFCHR, 0)
