@@ -46,6 +46,8 @@ const maxFile = 4 << 20
 type Finder struct {
 	// Getenv is os.Getenv if nil.
 	Getenv func(string) string
+	// File is read instead of all the others, and must be there.
+	File string
 	// Warn is told what the user should know, as a file that others may read.
 	Warn func(string)
 }
@@ -69,7 +71,7 @@ type entry struct {
 func (f *Finder) Find(ctx context.Context, host, repository string) (authn.Authenticator, error) {
 	for _, path := range f.paths() {
 		c, err := f.read(path)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && f.File == "" {
 			continue
 		}
 		if err != nil {
@@ -88,6 +90,9 @@ func (f *Finder) Find(ctx context.Context, host, repository string) (authn.Authe
 
 // paths lists the files in the order of the package comment.
 func (f *Finder) paths() []string {
+	if f.File != "" {
+		return []string{f.File}
+	}
 	env := f.Getenv
 	if env == nil {
 		env = os.Getenv
