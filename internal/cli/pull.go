@@ -148,6 +148,9 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 	early.Abandon() // this takes long
 	ctx, stop := interruptible(ctx)
 	defer stop()
+	if err := completeLogin(ctx, c, access); err != nil {
+		return nil, err
+	}
 	unpacker := run.NewUnpacker(r.Store, r.IDs)
 	defer unpacker.Close()
 	p.Unpacker = unpacker

@@ -128,6 +128,9 @@ func pushOne(ctx context.Context, c *cli.Context, p *push.Pusher, s sending) err
 	if err != nil {
 		return err
 	}
+	if err := completeLogin(ctx, c, access); err != nil {
+		return err
+	}
 	to, err := tools.OpenPush(ctx, s.to, *access, push.Sources(p.Store, s.img, s.to.Host))
 	if err != nil {
 		return err

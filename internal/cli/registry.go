@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -43,19 +44,21 @@ func accessOf(c *cli.Context, host string) (*pull.Access, error) {
 		}
 	}
 	if creds := c.String("creds"); creds != "" {
-		user, password, given := strings.Cut(creds, ":")
+		user, password, _ := strings.Cut(creds, ":")
 		if user == "" {
 			return nil, errors.New("--creds must be USER or USER:PASSWORD")
-		}
-		if !given {
-			var err error
-			if password, err = askPassword("Password: "); err != nil {
-				return nil, err
-			}
 		}
 		a.Login = &pull.Login{User: user, Password: password}
 	}
 	return a, patience(c, a)
+}
+
+// completeLogin asks for the password that --creds left out.
+func completeLogin(ctx context.Context, c *cli.Context, a *pull.Access) (err error) {
+	if a.Login != nil && !strings.Contains(c.String("creds"), ":") {
+		a.Login.Password, err = askPassword(ctx)
+	}
+	return err
 }
 
 // patience reads --retry and --retry-delay.

@@ -1,4 +1,4 @@
-// Package auth finds the credentials that the user has stored for a registry,
+// Package auth finds and keeps the credentials that the user has for a registry,
 // in docker's and podman's files and credential helpers.
 //
 // The first file that has something for the registry wins:
@@ -17,7 +17,9 @@
 // A file that is there and cannot be read or understood is an error, and so is a helper that fails: going on
 // without the credentials would ask as somebody else.
 //
-// Limits: nothing is ever stored. The environment and the files are trusted to be the user's.
+// Keep stores a login in the first of these files, which is where Find looks first.
+//
+// Limits: the environment and the files are trusted to be the user's.
 package auth
 
 import (
