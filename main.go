@@ -45,7 +45,7 @@ func main() {
 	syscall.Umask(0o022)
 	early := run.Anticipate(os.Args)
 	late.Through(cli.Main)
-	os.Exit(cli.Main(os.Args, cli.Tools{Open: openRegistry, OpenPush: openPush, Decompress: decompress, Compress: compress}, early))
+	os.Exit(cli.Main(os.Args, cli.Tools{Open: openRegistry, OpenPush: openPush, OpenLogins: openLogins, Decompress: decompress, Compress: compress}, early))
 }
 
 func decompressor() layers.Decompressor {
@@ -70,4 +70,9 @@ func openRegistry(ctx context.Context, ref pull.Reference, access pull.Access) (
 func openPush(ctx context.Context, ref pull.Reference, access pull.Access, from []string) (push.Registry, error) {
 	late.Through(registry.OpenPush)
 	return registry.OpenPush(ctx, ref, access, from)
+}
+
+func openLogins(access pull.Access) pull.Logins {
+	late.Through(registry.OpenLogins)
+	return registry.OpenLogins(access)
 }

@@ -36,6 +36,11 @@ func (e *UnauthorizedError) Error() string {
 }
 func (e *UnauthorizedError) Unwrap() error { return e.Err }
 
+// A BlockedError is a registry, or a part of one, that a file of this machine forbids.
+type BlockedError struct{ Name, File string }
+
+func (e *BlockedError) Error() string { return fmt.Sprintf("%s is blocked by %s", e.Name, e.File) }
+
 // A Reason is why a registry could not be reached.
 type Reason string
 
@@ -56,19 +61,24 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
+	return fmt.Sprintf("registry %s: %s", e.Registry, e.Cause())
+}
+
+// Cause is the message without the registry's name.
+func (e *UnreachableError) Cause() string {
 	switch e.Reason {
 	case DNS:
-		return fmt.Sprintf("registry %s: the name is not known", e.Registry)
+		return "the name is not known"
 	case Refused:
-		return fmt.Sprintf("registry %s: nobody listens there", e.Registry)
+		return "nobody listens there"
 	case Timeout:
-		return fmt.Sprintf("registry %s: no answer in time", e.Registry)
+		return "no answer in time"
 	case Cert:
-		return fmt.Sprintf("registry %s: its certificate does not hold: %v (--tls-verify=false trusts it all the same)", e.Registry, e.Err)
+		return fmt.Sprintf("its certificate does not hold: %v (--tls-verify=false trusts it all the same)", e.Err)
 	case TLS:
-		return fmt.Sprintf("registry %s: it does not speak https (--tls-verify=false allows plain http)", e.Registry)
+		return "it does not speak https (--tls-verify=false allows plain http)"
 	}
-	return fmt.Sprintf("registry %s: %v", e.Registry, e.Err)
+	return e.Err.Error()
 }
 func (e *UnreachableError) Unwrap() error { return e.Err }
 

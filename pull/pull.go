@@ -14,7 +14,7 @@
 // and an image that is here needs none of it.
 //
 // Limits: the unpacker is trusted to report the digest of what it unpacked, and to stay in
-// its directory. No mirrors. Layers are never fetched from the URLs of foreign layers.
+// its directory. Layers are never fetched from the URLs of foreign layers.
 package pull
 
 import (
@@ -93,6 +93,15 @@ type Registry interface {
 	Head(ctx context.Context) (v1.Hash, error)
 }
 
+// A Mirrored registry has more than one place to read from. Which of them served wrong bytes
+// is only known when they have been unpacked.
+type Mirrored interface {
+	Registry
+	// Distrust leaves out the places that may have to do with an error of a pull; it is
+	// false if there are none, and trying again is in vain.
+	Distrust(err error) bool
+}
+
 // An Opener finds the credentials for the registry of a reference, and connects to nothing
 // yet. registry.Open is one. Its errors, and those of what it returns, are of the types that
 // Ensure lists where one of these fits.
@@ -103,7 +112,20 @@ type Access struct {
 	Insecure func(host string) bool
 	Warn     func(string)
 	Patience transfer.Patience // each of them set
+	Reach
 }
+
+// Reach is what the user says of registries beside what the machine's files say. Its
+// zero value is nothing.
+type Reach struct {
+	Mirrors  []string // REGISTRY=URL, asked in this order before the registry itself
+	CertDir  string   // of authorities and client certificates, instead of certs.d
+	AuthFile string   // instead of all files of credentials
+	Login    *Login   // for the image's registry, instead of what is stored
+}
+
+// A Login is a user's name and password, or a token in its place.
+type Login struct{ User, Password string }
 
 // A Puller brings images into a store. The fields are set before the first use.
 type Puller struct {
@@ -115,6 +137,8 @@ type Puller struct {
 
 	// Insecure names the hosts (with their port) that may have plain http and any certificate.
 	Insecure func(host string) bool
+
+	Reach Reach
 
 	// Account looks up whom a new image's programs run as, once its layers are
 	// here, or returns nil: so that no run has to.
@@ -132,6 +156,8 @@ type Puller struct {
 	Idle       time.Duration // without a byte: 60 s
 	RetryFirst time.Duration // the wait before the first new try: 300 ms
 	RetryLimit time.Duration // of one request with its tries: 30 s
+	Tries      int           // see transfer.Patience
+	Even       bool
 }
 
 // A Pulled is an image that can be run.
@@ -157,6 +183,7 @@ func (p *Puller) patience() transfer.Patience {
 	if p.RetryLimit != 0 {
 		t.Limit = p.RetryLimit
 	}
+	t.Tries, t.Even = p.Tries, p.Even
 	return t
 }
 
@@ -199,7 +226,7 @@ func (p *Puller) Ensure(ctx context.Context, ref Reference, policy Policy) (*Pul
 	case policy == Never, policy == Missing && local != nil, local != nil && ref.Digest != "":
 		return p.here(local)
 	}
-	c, err := p.Open(ctx, ref, Access{p.Insecure, p.Warn, p.patience()})
+	c, err := p.Open(ctx, ref, Access{p.Insecure, p.Warn, p.patience(), p.Reach})
 	if err == nil {
 		defer c.Close()
 		if local != nil {
@@ -210,8 +237,15 @@ func (p *Puller) Ensure(ctx context.Context, ref Reference, policy Policy) (*Pul
 		}
 		if err == nil {
 			var pulled *Pulled
-			if pulled, err = p.pull(ctx, c, ref, ref.String()); err == nil {
-				return pulled, nil
+			for {
+				if pulled, err = p.pull(ctx, c, ref, ref.String()); err == nil {
+					return pulled, nil
+				}
+				// Finished layers are here; what failed is asked for elsewhere.
+				m, ok := c.(Mirrored)
+				if !ok || ctx.Err() != nil || isDisk(err) || !m.Distrust(err) {
+					break
+				}
 			}
 		}
 	}

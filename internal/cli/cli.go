@@ -27,7 +27,7 @@ var verbs = []struct {
 	command func() *cli.Command
 }{
 	{"run", runCommand}, {"explain", explainCommand},
-	{"pull", pullCommand}, {"push", pushCommand}, {"images", imagesCommand}, {"rmi", rmiCommand},
+	{"pull", pullCommand}, {"push", pushCommand}, {"login", loginCommand}, {"logout", logoutCommand}, {"images", imagesCommand}, {"rmi", rmiCommand},
 	{"save", saveCommand}, {"load", loadCommand}, {"fsck", fsckCommand},
 	{"ps", psCommand}, {"rm", rmCommand},
 	{"version", versionCommand},
@@ -52,6 +52,7 @@ func commands(args []string) []*cli.Command {
 type Tools struct {
 	Open       pull.Opener
 	OpenPush   push.Opener
+	OpenLogins func(pull.Access) pull.Logins
 	Decompress layers.Decompressor
 	Compress   func(io.Writer) io.WriteCloser // gzip
 }

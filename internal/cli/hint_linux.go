@@ -30,6 +30,8 @@ func hintFor(err error) string {
 	var unknown *pull.UnknownImageError
 	var unauthorized *pull.UnauthorizedError
 	var absent *store.AbsentError
+	var busy *pull.BusyError
+	var login *pull.LoginError
 	var unmapped *layers.UnmappedError
 	switch {
 	case errors.As(err, &usage) && usage.usage:
@@ -63,9 +65,13 @@ func hintFor(err error) string {
 	case errors.As(err, &unreachable):
 		return registry(unreachable)
 	case errors.As(err, &unknown):
-		return "check the name; if the repository is private, log in: skiff uses the logins of docker and podman"
+		return "check the name; if the repository is private, log in with `skiff login`, docker or podman"
 	case errors.As(err, &unauthorized):
-		return "check the name, then the login: skiff uses those in ~/.docker/config.json and podman's auth.json"
+		return "check the name, then the login: `skiff login " + unauthorized.Registry + "`, or docker's or podman's"
+	case errors.As(err, &login):
+		return "some registries want a token in the password's place: see the settings of your account there"
+	case errors.As(err, &busy) && busy.Status == 429:
+		return "log in for a higher limit, `skiff login " + busy.Registry + "`, or name a mirror, --mirror " + busy.Registry + "=URL"
 	case errors.As(err, &absent) && errors.As(err, &usage) && usage.verb == "run":
 		return "bring it here with `skiff pull`, or leave --pull out"
 	case errors.Is(err, state.ErrNameTaken):

@@ -20,12 +20,12 @@ import (
 
 // pullFlags are those of every command that may pull.
 func pullFlags() []cli.Flag {
-	return []cli.Flag{
+	return append([]cli.Flag{
 		&cli.StringFlag{Name: "pull", Value: "missing", Usage: "when to pull: `POLICY` missing, always, never or newer"},
 		&cli.StringFlag{Name: "platform", Usage: "take the image for `OS/ARCH[/VARIANT]`"},
-		&cli.BoolFlag{Name: "tls-verify", Value: true, Usage: "check the registry's certificate; false allows plain HTTP too"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress"},
-	}
+		&cli.StringSliceFlag{Name: "mirror", Usage: "ask for the images of a registry elsewhere first: `REGISTRY=URL`"},
+	}, registryFlags()...)
 }
 
 func pullCommand() *cli.Command {
@@ -134,6 +134,10 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 	if p.Want, err = wanted(c); err != nil {
 		return nil, err
 	}
+	access, err := accessOf(c, ref.Host)
+	if err != nil {
+		return nil, err
+	}
 	// What is here needs nothing of the rest.
 	if policy == pull.Missing && ref.Transport == "" {
 		if img, err := p.Ensure(ctx, ref, pull.Never); err == nil {
@@ -144,14 +148,15 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 	early.Abandon() // this takes long
 	ctx, stop := interruptible(ctx)
 	defer stop()
+	if err := completeLogin(ctx, c, access); err != nil {
+		return nil, err
+	}
 	unpacker := run.NewUnpacker(r.Store, r.IDs)
 	defer unpacker.Close()
 	p.Unpacker = unpacker
 	p.Account = func(img *store.Image) *store.Account { return run.AccountOf(r.Store, img) }
 	p.Open = tools.Open
-	if !c.Bool("tls-verify") {
-		p.Insecure = func(host string) bool { return host == ref.Host }
-	}
+	p.Insecure, p.Reach, p.Tries, p.Even, p.RetryFirst = access.Insecure, access.Reach, access.Patience.Tries, access.Patience.Even, access.Patience.First
 	if !c.Bool("quiet") {
 		p.Display = progress.New(os.Stderr, ref.Familiar())
 		defer p.Display.Close()

@@ -22,12 +22,11 @@ func pushCommand() *cli.Command {
 	return &cli.Command{
 		Name: "push", Usage: "send an image to a registry", ArgsUsage: "IMAGE [DESTINATION]",
 		UsageText: "skiff push registry.example/me/app:1\nskiff push app registry.example/me/app:1",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "all-tags", Aliases: []string{"a"}, Usage: "send every tag of the repository IMAGE that is here"},
 			&cli.StringFlag{Name: "digestfile", Usage: "write the manifest's digest to `FILE`"},
-			&cli.BoolFlag{Name: "tls-verify", Value: true, Usage: "check the registry's certificate; false allows plain HTTP too"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress, and print the name alone"},
-		},
+		}, registryFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := pushAll(c); err != nil {
 				return &verbError{verb: "push", object: strings.Join(c.Args().Slice(), " "), err: err}
@@ -125,11 +124,14 @@ func sendings(c *cli.Context, r *run.Runner) ([]sending, error) {
 }
 
 func pushOne(ctx context.Context, c *cli.Context, p *push.Pusher, s sending) error {
-	access := pull.Access{Warn: func(text string) { say("%s", text) }, Patience: pull.Patience}
-	if !c.Bool("tls-verify") {
-		access.Insecure = func(host string) bool { return host == s.to.Host }
+	access, err := accessOf(c, s.to.Host)
+	if err != nil {
+		return err
 	}
-	to, err := tools.OpenPush(ctx, s.to, access, push.Sources(p.Store, s.img, s.to.Host))
+	if err := completeLogin(ctx, c, access); err != nil {
+		return err
+	}
+	to, err := tools.OpenPush(ctx, s.to, *access, push.Sources(p.Store, s.img, s.to.Host))
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-// Package auth finds the credentials that the user has stored for a registry,
+// Package auth finds and keeps the credentials that the user has for a registry,
 // in docker's and podman's files and credential helpers.
 //
 // The first file that has something for the registry wins:
@@ -17,7 +17,9 @@
 // A file that is there and cannot be read or understood is an error, and so is a helper that fails: going on
 // without the credentials would ask as somebody else.
 //
-// Limits: nothing is ever stored. The environment and the files are trusted to be the user's.
+// Keep stores a login in the first of these files, which is where Find looks first.
+//
+// Limits: the environment and the files are trusted to be the user's.
 package auth
 
 import (
@@ -46,6 +48,8 @@ const maxFile = 4 << 20
 type Finder struct {
 	// Getenv is os.Getenv if nil.
 	Getenv func(string) string
+	// File is read instead of all the others, and must be there.
+	File string
 	// Warn is told what the user should know, as a file that others may read.
 	Warn func(string)
 }
@@ -69,7 +73,7 @@ type entry struct {
 func (f *Finder) Find(ctx context.Context, host, repository string) (authn.Authenticator, error) {
 	for _, path := range f.paths() {
 		c, err := f.read(path)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && f.File == "" {
 			continue
 		}
 		if err != nil {
@@ -88,6 +92,9 @@ func (f *Finder) Find(ctx context.Context, host, repository string) (authn.Authe
 
 // paths lists the files in the order of the package comment.
 func (f *Finder) paths() []string {
+	if f.File != "" {
+		return []string{f.File}
+	}
 	env := f.Getenv
 	if env == nil {
 		env = os.Getenv

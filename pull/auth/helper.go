@@ -29,11 +29,16 @@ type HelperError struct {
 func (e *HelperError) Error() string { return e.Helper + ": " + e.Err.Error() }
 func (e *HelperError) Unwrap() error { return e.Err }
 
-// ask runs `docker-credential-NAME get` and returns nil if it has nothing for the server.
+// program is the name of a helper's program.
+func program(helper string) string { return "docker-credential-" + helper }
+
+// errNone is a helper that has nothing for the server.
+var errNone = errors.New("no credentials")
+
+// call runs `docker-credential-NAME ACTION` and returns what it prints.
 // Source: github.com/docker/docker-credential-helpers, client/command.go and credentials/error.go.
-func ask(ctx context.Context, name, server string) (*authn.AuthConfig, error) {
-	program := "docker-credential-" + name
-	fail := func(err error) (*authn.AuthConfig, error) { return nil, &HelperError{program, err} }
+func call(ctx context.Context, name, action string, input []byte) ([]byte, error) {
+	fail := func(err error) ([]byte, error) { return nil, &HelperError{program(name), err} }
 	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != "" {
 		return nil, fmt.Errorf("%q is no name of a credential helper", name)
 	}
@@ -41,8 +46,8 @@ func ask(ctx context.Context, name, server string) (*authn.AuthConfig, error) {
 	defer cancel()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	cmd := exec.CommandContext(ctx, program, "get")
-	cmd.Stdin = strings.NewReader(server)
+	cmd := exec.CommandContext(ctx, program(name), action)
+	cmd.Stdin = bytes.NewReader(input)
 	out, complaint := bounded{end: end}, bounded{end: end}
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	cmd.WaitDelay = time.Second // a grandchild that keeps the pipes open
@@ -53,7 +58,7 @@ func ask(ctx context.Context, name, server string) (*authn.AuthConfig, error) {
 	if err != nil {
 		said := strings.TrimSpace(out.buf.String())
 		if strings.Contains(said, "credentials not found in native keychain") {
-			return nil, nil
+			return nil, errNone
 		}
 		if said == "" {
 			said = strings.TrimSpace(complaint.buf.String())
@@ -63,8 +68,21 @@ func ask(ctx context.Context, name, server string) (*authn.AuthConfig, error) {
 		}
 		return fail(err)
 	}
+	return out.buf.Bytes(), nil
+}
+
+// ask returns what a helper has for a server, or nil.
+func ask(ctx context.Context, name, server string) (*authn.AuthConfig, error) {
+	fail := func(err error) (*authn.AuthConfig, error) { return nil, &HelperError{program(name), err} }
+	out, err := call(ctx, name, "get", []byte(server))
+	if errors.Is(err, errNone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
 	var answer struct{ ServerURL, Username, Secret string }
-	if err := json.Unmarshal(out.buf.Bytes(), &answer); err != nil {
+	if err := json.Unmarshal(out, &answer); err != nil {
 		return fail(errors.New("its answer is not JSON"))
 	}
 	if answer.Username == "" || answer.Secret == "" {

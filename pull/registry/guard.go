@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -23,18 +24,34 @@ import (
 //   - A token request follows no redirect.
 //   - A redirect or a realm reaches an address of a private network, of this machine or of
 //     the link only where the registry itself is on such a one: checked after DNS, at connect(2).
-//   - Certificates are verified except for hosts the user named.
+//   - Certificates are verified except for hosts the user named. Client certificates and
+//     headers of a configuration go to the registry and to nobody else.
 //
 // Source: GHSA-2qjp-425j-52j9, CVE-2026-33540 and their like; SSRF.
 type guard struct {
-	registry string // host[:port] of the registry, as requests have it
-	insecure func(host string) bool
+	rules
 
-	strict, lax *http.Transport // lax verifies no certificate
+	// own is for the registry's host and has the client certificates; lax, besides,
+	// verifies none.
+	strict, own, lax *http.Transport
 
 	mu      sync.Mutex
 	class   class           // of the registry's address; the widest seen
 	proxies map[string]bool // host:port of the user's own proxies
+}
+
+// rules are what a guard lets through.
+type rules struct {
+	registry   string                 // host[:port] of the registry, as requests have it
+	insecure   func(host string) bool // plain http, and any certificate; may be nil
+	plain      bool                   // the registry is spoken to without TLS
+	unverified bool                   // the registry's certificate may be any
+	root       string                 // the path of its API
+	header     http.Header            // for the registry
+	roots      *x509.CertPool         // nil: the system's
+	pairs      []tls.Certificate
+	connect    time.Duration // how long a connect may take
+	idle       time.Duration // how long an answer
 }
 
 // A class of addresses, from everybody's to this machine's.
@@ -77,15 +94,15 @@ func hostname(host string) string {
 }
 
 // newGuard makes one for a registry. Nothing is connected yet.
-func newGuard(registry string, insecure func(string) bool, idle time.Duration) *guard {
-	g := &guard{registry: registry, insecure: insecure, proxies: map[string]bool{}}
-	make := func(verify bool) *http.Transport {
+func newGuard(r rules) *guard {
+	g := &guard{rules: r, proxies: map[string]bool{}}
+	make := func(verify bool, pairs []tls.Certificate) *http.Transport {
 		return &http.Transport{
 			Proxy:                 g.proxy,
 			DialContext:           g.dial,
-			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: !verify},
+			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: !verify, RootCAs: r.roots, Certificates: pairs},
 			TLSHandshakeTimeout:   15 * time.Second,
-			ResponseHeaderTimeout: idle,
+			ResponseHeaderTimeout: r.idle,
 			IdleConnTimeout:       30 * time.Second,
 			MaxIdleConnsPerHost:   8,
 			ReadBufferSize:        64 << 10,
@@ -95,18 +112,19 @@ func newGuard(registry string, insecure func(string) bool, idle time.Duration) *
 			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 		}
 	}
-	g.strict, g.lax = make(true), make(false)
+	g.strict, g.own, g.lax = make(true, nil), make(true, r.pairs), make(false, r.pairs)
 	return g
 }
 
 func (g *guard) close() {
 	g.strict.CloseIdleConnections()
+	g.own.CloseIdleConnections()
 	g.lax.CloseIdleConnections()
 }
 
 // mayPlain says whether a host may be spoken to without TLS.
 func (g *guard) mayPlain(host string) bool {
-	return isLoopback(host) || g.insecure != nil && g.insecure(host)
+	return isLoopback(host) || g.plain && host == g.registry || g.insecure != nil && g.insecure(host)
 }
 
 // A RefusedError is a request that the guard did not send.
@@ -132,7 +150,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 			return refuse("a redirect from https to " + req.URL.Scheme + " is not followed")
 		}
 		ours := strings.Contains(first.URL.Path, "/manifests/") || strings.Contains(first.URL.Path, "/blobs/")
-		ping := first.URL.Path == "/v2/" && req.URL.Host == first.URL.Host
+		ping := (first.URL.Path == "/v2/" || first.URL.Path == g.root) && req.URL.Host == first.URL.Host
 		if !ours && !ping {
 			return refuse("a redirect of a token request is not followed")
 		}
@@ -146,8 +164,21 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	default:
 		return refuse("not http")
 	}
-	if g.insecure != nil && g.insecure(req.URL.Host) {
+	own := req.URL.Host == g.registry
+	if own && len(g.header) > 0 {
+		// Here and not above: a redirect to another host would take them along.
+		req = req.Clone(req.Context())
+		for k, v := range g.header {
+			if req.Header[k] == nil {
+				req.Header[k] = v
+			}
+		}
+	}
+	switch {
+	case own && g.unverified, g.insecure != nil && g.insecure(req.URL.Host):
 		return g.lax.RoundTrip(req)
+	case own:
+		return g.own.RoundTrip(req)
 	}
 	return g.strict.RoundTrip(req)
 }
@@ -155,6 +186,10 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 // proxy is the environment's, remembered so that dial lets it be anywhere.
 func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 	u, err := http.ProxyFromEnvironment(req)
+	if err != nil {
+		// The library's error shows the URL, and that may hold a password.
+		return nil, &RefusedError{"proxy", strings.ToUpper(req.URL.Scheme) + "_PROXY is no URL of a proxy"}
+	}
 	if u != nil {
 		port := u.Port()
 		if port == "" {
@@ -177,7 +212,7 @@ func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, er
 	trusted := g.proxies[address] || g.insecure != nil && !own && g.insecure(address)
 	g.mu.Unlock()
 	d := net.Dialer{
-		Timeout:   15 * time.Second,
+		Timeout:   g.connect,
 		KeepAlive: 30 * time.Second,
 		Control: func(_, address string, _ syscall.RawConn) error {
 			at, err := netip.ParseAddrPort(address)

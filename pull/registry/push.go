@@ -17,16 +17,29 @@ import (
 
 	"skiff/pull"
 	"skiff/pull/push"
+	"skiff/pull/registry/hosts"
 	"skiff/pull/transfer"
 )
 
 // OpenPush is a push.Opener. The credentials are those of the process's environment.
 func OpenPush(ctx context.Context, ref pull.Reference, access pull.Access, from []string) (push.Registry, error) {
-	scopes := []string{scope(ref.Path, transport.PushScope)}
-	for _, repository := range from {
-		scopes = append(scopes, scope(repository, transport.PullScope))
+	set, err := places(ref.Host, ref.Path, false, access)
+	if err != nil {
+		return nil, err
 	}
-	c, err := open(ctx, ref, access, scopes...)
+	// What is sent goes where the name says: how that host is spoken to counts, mirrors and other locations don't.
+	place := set.Origin
+	if place.Host != ref.Host {
+		place = hosts.Endpoint{Host: ref.Host, Root: "/v2/"}
+	}
+	place.Repository = ref.Path
+	c, err := open(ctx, ref, place, access, func(repository string) []string {
+		scopes := []string{scope(repository, transport.PushScope)}
+		for _, other := range from {
+			scopes = append(scopes, scope(other, transport.PullScope))
+		}
+		return scopes
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +65,7 @@ func (p *pusher) send(ctx context.Context, method, where string, header http.Hea
 		}
 	}
 	if strings.HasPrefix(where, "/") {
-		where = p.scheme + "://" + p.where + "/v2/" + p.ref.Path + where
+		where = p.url(p.place.Repository + where)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, where, body)
 	if err != nil {

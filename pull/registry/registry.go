@@ -6,7 +6,10 @@
 // It stands apart from package pull so that only main imports it: HTTP and TLS
 // cost a program's start, and most runs pull nothing.
 //
-// OpenPush is a push.Opener: the same client, for writing.
+// OpenPush is a push.Opener: the same client, for writing. OpenLogins keeps credentials.
+//
+// Where an image may be read from besides its registry, and how each place is spoken to,
+// is in package hosts; a registry with mirrors is a mirrored one.
 //
 // Limits: it caches no token and no document between two clients.
 package registry
@@ -17,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +35,7 @@ import (
 	"skiff/pull"
 	"skiff/pull/auth"
 	"skiff/pull/manifest"
+	"skiff/pull/registry/hosts"
 	"skiff/pull/transfer"
 )
 
@@ -43,7 +48,8 @@ const userAgent = "skiff"
 // since its manifests may have 100 MiB and its layers cannot be resumed.
 type client struct {
 	ref       pull.Reference
-	host      string // as the user wrote it
+	place     hosts.Endpoint
+	host      string // as the user or a file wrote it
 	where     string // as requests have it: index.docker.io for docker.io
 	guard     *guard
 	bottom    http.RoundTripper // guard and retry
@@ -60,30 +66,63 @@ type client struct {
 
 // Open is a pull.Opener. The credentials are those of the process's environment.
 func Open(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Registry, error) {
-	c, err := open(ctx, ref, access, scope(ref.Path, transport.PullScope))
+	set, err := places(ref.Host, ref.Path, ref.Digest != "", access)
+	if err != nil {
+		return nil, err
+	}
+	origin, err := open(ctx, ref, set.Origin, access, pullScope)
 	if err != nil {
 		return nil, err // and no Registry that is nil inside
 	}
-	return c, nil
+	if len(set.Mirrors) == 0 {
+		return origin, nil
+	}
+	return openMirrors(ctx, ref, set.Mirrors, origin, access)
+}
+
+// places are those of a repository.
+func places(host, repository string, digest bool, access pull.Access) (*hosts.Set, error) {
+	finder := hosts.Finder{Mirrors: access.Mirrors, CertDir: access.CertDir}
+	set, err := finder.Find(host, repository, digest)
+	var blocked *hosts.BlockedError
+	if errors.As(err, &blocked) {
+		return nil, &pull.BlockedError{Name: blocked.Name, File: blocked.File}
+	}
+	return set, err
 }
 
 // scope is what a token is asked for. Source: distribution, docs/spec/auth/scope.md.
 func scope(repository, actions string) string { return "repository:" + repository + ":" + actions }
 
-func open(ctx context.Context, ref pull.Reference, access pull.Access, scopes ...string) (*client, error) {
-	finder := auth.Finder{Warn: access.Warn}
-	creds, err := finder.Find(ctx, ref.Host, ref.Path)
-	if err != nil {
-		return nil, err
-	}
-	c := &client{ref: ref, host: ref.Host, where: ref.Host, creds: creds, anonymous: creds == authn.Anonymous, patience: access.Patience, scopes: scopes}
+func pullScope(repository string) []string { return []string{scope(repository, transport.PullScope)} }
+
+// open makes the client of one place. scopes gives those of the repository by its name there.
+func open(ctx context.Context, ref pull.Reference, place hosts.Endpoint, access pull.Access, scopes func(repository string) []string) (*client, error) {
+	c := &client{ref: ref, place: place, host: place.Host, where: place.Host, scheme: place.Scheme, patience: access.Patience, scopes: scopes(place.Repository)}
 	if c.where == pull.Hub {
 		c.where = name.DefaultRegistry
 	}
-	c.guard = newGuard(c.where, access.Insecure, c.patience.Idle)
-	c.bottom = transport.NewUserAgent(&retry{next: c.guard, first: c.patience.First, limit: c.patience.Limit}, userAgent)
+	var err error
+	if access.Login != nil {
+		c.creds = credentials(*access.Login)
+	} else if c.creds, err = (&auth.Finder{Warn: access.Warn, File: access.AuthFile}).Find(ctx, place.Host, place.Repository); err != nil {
+		return nil, err
+	}
+	c.anonymous = c.creds == authn.Anonymous
+	r := rules{registry: c.where, root: place.Root, plain: place.Scheme == "http", unverified: place.Unverified, header: place.Header, connect: 15 * time.Second, idle: c.patience.Idle}
+	r.insecure = func(host string) bool {
+		return host == c.where && place.Insecure || access.Insecure != nil && (access.Insecure(host) || host == c.where && access.Insecure(place.Host))
+	}
+	if r.roots, err = authorities(place.Authorities); err != nil {
+		return nil, err
+	}
+	if r.pairs, err = clientCertificates(place.Pairs); err != nil {
+		return nil, err
+	}
+	c.guard = newGuard(r)
+	c.bottom = transport.NewUserAgent(&tokens{next: &retry{next: c.guard, patience: c.patience}, registry: c.where}, userAgent)
 	c.http = c.over(c.bottom)
-	if !c.guard.mayPlain(c.where) {
+	if c.scheme == "" && !c.guard.mayPlain(c.where) {
 		c.scheme = "https"
 	}
 	return c, nil
@@ -124,7 +163,7 @@ func (c *client) do(ctx context.Context, method, path string, header http.Header
 		}
 		return c.do(ctx, method, path, header)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.scheme+"://"+c.where+"/v2/"+c.ref.Path+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, c.url(c.place.Repository+path), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +184,15 @@ func (c *client) do(ctx context.Context, method, path string, header http.Header
 	return res, nil
 }
 
+// url is that of a path of the API.
+func (c *client) url(path string) string {
+	u := c.scheme + "://" + c.where + c.place.Root + path
+	if c.place.Namespace != "" {
+		u += "?ns=" + url.QueryEscape(c.place.Namespace)
+	}
+	return u
+}
+
 // settleScheme finds out whether a host that may be plain is. It costs a handshake.
 func (c *client) settleScheme(ctx context.Context) error {
 	c.mu.Lock()
@@ -152,7 +200,7 @@ func (c *client) settleScheme(ctx context.Context) error {
 	if c.scheme != "" {
 		return nil
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+c.where+"/v2/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, "https://"+c.where+c.place.Root, nil)
 	if err != nil {
 		return err
 	}
@@ -185,7 +233,7 @@ func (c *client) login(ctx context.Context, from *http.Client) error {
 	if err != nil {
 		return err
 	}
-	rt, err := transport.NewWithContext(ctx, registry, c.creds, &oneScheme{c.where, c.scheme, c.bottom}, c.scopes)
+	rt, err := transport.NewWithContext(ctx, registry, c.creds, &oneScheme{c.where, c.scheme, c.place.Root, c.bottom}, c.scopes)
 	if err != nil {
 		return c.fault(ctx, err)
 	}
@@ -195,15 +243,19 @@ func (c *client) login(ctx context.Context, from *http.Client) error {
 
 // oneScheme holds requests to the registry to the scheme that was settled:
 // go-containerregistry tries both on hosts that it takes for local, and takes any
-// error of one for a reason to try the other.
+// error of one for a reason to try the other. It also knows one path of the API alone.
 type oneScheme struct {
-	where, scheme string
-	next          http.RoundTripper
+	where, scheme, root string
+	next                http.RoundTripper
 }
 
 func (o *oneScheme) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Host == o.where && req.URL.Scheme != o.scheme {
 		return nil, &RefusedError{req.URL.Scheme + "://" + req.URL.Host, "the registry is spoken to by " + o.scheme}
+	}
+	if req.URL.Host == o.where && req.URL.Path == "/v2/" && o.root != "/v2/" {
+		req = req.Clone(req.Context())
+		req.URL.Path = o.root
 	}
 	return o.next.RoundTrip(req)
 }
@@ -241,10 +293,10 @@ func identifier(r pull.Reference) string {
 func (c *client) document(ctx context.Context, identifier string) (raw []byte, mediaType string, err error) {
 	for try := 0; ; try++ {
 		raw, mediaType, err = c.documentOnce(ctx, identifier)
-		if err == nil || try == 2 || !transfer.Passing(err) || ctx.Err() != nil {
+		if err == nil || try == c.patience.Again() || !transfer.Passing(err) || ctx.Err() != nil {
 			return raw, mediaType, err
 		}
-		if err := transfer.Wait(ctx, transfer.Jitter(c.patience.First)); err != nil {
+		if err := transfer.Wait(ctx, transfer.Jitter(c.patience.Wait(try))); err != nil {
 			return nil, "", err
 		}
 	}
@@ -290,7 +342,21 @@ func (c *client) readAll(ctx context.Context, r io.ReadCloser, limit int, what s
 
 // Image reads the manifest for a platform.
 func (c *client) Image(ctx context.Context, want manifest.Want) (*manifest.Image, error) {
-	raw, mediaType, err := c.document(ctx, identifier(c.ref))
+	return image(ctx, c.ref, want, c.patience, c)
+}
+
+// A reader has one repository's documents and blobs.
+type reader interface {
+	document(ctx context.Context, identifier string) (raw []byte, mediaType string, err error)
+	opener(d manifest.Descriptor) opener
+}
+
+// An opener opens one blob from an offset to another; see manifest.Layer.
+type opener func(ctx context.Context, from, to int64) (io.ReadCloser, error)
+
+// image is that of a reference, of which nothing is read yet but the manifest.
+func image(ctx context.Context, ref pull.Reference, want manifest.Want, patience transfer.Patience, from reader) (*manifest.Image, error) {
+	raw, mediaType, err := from.document(ctx, identifier(ref))
 	if err != nil {
 		return nil, err
 	}
@@ -298,8 +364,8 @@ func (c *client) Image(ctx context.Context, want manifest.Want) (*manifest.Image
 	if err != nil {
 		return nil, err
 	}
-	if c.ref.Digest != "" {
-		if digest, err = v1.NewHash(c.ref.Digest); err != nil {
+	if ref.Digest != "" {
+		if digest, err = v1.NewHash(ref.Digest); err != nil {
 			return nil, err
 		}
 		if err := manifest.VerifyDigest(raw, digest); err != nil {
@@ -307,7 +373,7 @@ func (c *client) Image(ctx context.Context, want manifest.Want) (*manifest.Image
 		}
 	}
 	doc, m, kept, err := manifest.Resolve(ctx, raw, mediaType, want, func(ctx context.Context, d manifest.Descriptor) ([]byte, error) {
-		b, _, err := c.document(ctx, d.Digest.String())
+		b, _, err := from.document(ctx, d.Digest.String())
 		return b, err
 	})
 	if err != nil {
@@ -317,24 +383,30 @@ func (c *client) Image(ctx context.Context, want manifest.Want) (*manifest.Image
 	if i.Manifest, _, err = v1.SHA256(strings.NewReader(string(m))); err != nil {
 		return nil, err
 	}
-	i.Config = func(ctx context.Context) ([]byte, error) { return c.config(ctx, doc.Config) }
+	i.Config = func(ctx context.Context) ([]byte, error) {
+		return config(ctx, doc.Config, patience, from.opener(doc.Config))
+	}
 	for _, l := range doc.Layers {
-		i.Layers = append(i.Layers, manifest.Layer{Digest: l.Digest, Size: l.Size,
-			Open:  func(ctx context.Context, offset int64) (io.ReadCloser, error) { return c.blob(ctx, l, offset, l.Size) },
-			Range: func(ctx context.Context, from, to int64) (io.ReadCloser, error) { return c.blob(ctx, l, from, to) }})
+		open := from.opener(l)
+		i.Layers = append(i.Layers, manifest.Layer{Digest: l.Digest, Size: l.Size, Range: open,
+			Open: func(ctx context.Context, offset int64) (io.ReadCloser, error) { return open(ctx, offset, l.Size) }})
 	}
 	return i, nil
 }
 
 // config reads a config blob whole.
-func (c *client) config(ctx context.Context, d manifest.Descriptor) ([]byte, error) {
-	r := transfer.NewBody(ctx, d.Size, c.patience, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return c.blob(ctx, d, offset, d.Size) })
+func config(ctx context.Context, d manifest.Descriptor, patience transfer.Patience, open opener) ([]byte, error) {
+	r := transfer.NewBody(ctx, d.Size, patience, func(ctx context.Context, offset int64) (io.ReadCloser, error) { return open(ctx, offset, d.Size) })
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, d.Size+1))
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
 	}
 	return b, manifest.Verify(b, d)
+}
+
+func (c *client) opener(d manifest.Descriptor) opener {
+	return func(ctx context.Context, from, to int64) (io.ReadCloser, error) { return c.blob(ctx, d, from, to) }
 }
 
 // blob opens a blob from an offset to another. A server that does not know Range sends all of

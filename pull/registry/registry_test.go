@@ -35,7 +35,7 @@ func TestFault(t *testing.T) {
 }
 
 func TestGuard(t *testing.T) {
-	g := newGuard("registry.example", func(h string) bool { return h == "plain.example:5000" }, time.Second)
+	g := newGuard(rules{registry: "registry.example", insecure: func(h string) bool { return h == "plain.example:5000" }})
 	request := func(url string, before *http.Request) error {
 		req, err := http.NewRequest("GET", url, nil)
 		must(t, err)
@@ -90,7 +90,7 @@ func TestGuard(t *testing.T) {
 func TestGuardDial(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()
-	g := newGuard("registry.example", nil, time.Second)
+	g := newGuard(rules{registry: "registry.example"})
 	address := strings.TrimPrefix(s.URL, "http://")
 	if c, err := g.dial(context.Background(), "tcp", address); !errors.As(err, new(*RefusedError)) {
 		t.Errorf("%v", err)

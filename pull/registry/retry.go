@@ -12,21 +12,21 @@ import (
 // retry sends a request again that failed in a way that may pass: a connection
 // that broke, a busy or broken server. It waits twice as long each time, with jitter,
 // or as long as Retry-After says, and gives up when the next wait would end
-// after limit.
+// after the limit; where a number of tries is set, after these, or when a wait is longer than the limit.
 type retry struct {
-	next  http.RoundTripper
-	first time.Duration // the first wait
-	limit time.Duration // of everything
+	next     http.RoundTripper
+	patience transfer.Patience
 }
 
 func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 	start := time.Now()
-	for wait := r.first; ; wait *= 2 {
+	for try := 0; ; try++ {
 		res, err := r.next.RoundTrip(req)
 		if req.Body != nil || req.Method != http.MethodGet && req.Method != http.MethodHead {
 			return res, err
 		}
-		pause := transfer.Jitter(wait)
+		pause := transfer.Jitter(r.patience.Wait(try))
+		var asked time.Duration
 		switch {
 		case err != nil:
 			if req.Context().Err() != nil || !transfer.Passing(err) {
@@ -35,12 +35,12 @@ func (r *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 		case res.StatusCode == http.StatusTooManyRequests, res.StatusCode == http.StatusRequestTimeout,
 			res.StatusCode >= 500 && res.StatusCode != http.StatusNotImplemented && res.StatusCode != http.StatusHTTPVersionNotSupported:
 			if after, ok := retryAfter(res.Header.Get("Retry-After"), time.Now()); ok {
-				pause = max(after, pause)
+				asked, pause = after, max(after, pause)
 			}
 		default:
 			return res, nil
 		}
-		if time.Since(start)+pause > r.limit {
+		if n := r.patience.Tries; n > 0 && (try+1 >= n || asked > r.patience.Limit) || n == 0 && time.Since(start)+pause > r.patience.Limit {
 			return res, err
 		}
 		if res != nil {

@@ -18,12 +18,13 @@ const (
 // A Body reads the bytes of a layer, and opens it again where it broke. A
 // server that sends slowly is waited for; one that sends nothing is not.
 type Body struct {
-	ctx   context.Context
-	stop  func() // ends ctx
-	open  func(ctx context.Context, offset int64) (io.ReadCloser, error)
-	size  int64
-	idle  time.Duration
-	first time.Duration // the wait before the first new try
+	ctx  context.Context
+	stop func() // ends ctx
+	open func(ctx context.Context, offset int64) (io.ReadCloser, error)
+	size int64
+	idle time.Duration
+	wait func(n int) time.Duration // before the n-th new try, from 0
+	most int                       // breaks without progress between them
 
 	off    int64 // what has been read
 	mark   int64 // off at the last break that counted
@@ -38,7 +39,11 @@ type Body struct {
 // again, more are an error.
 func NewBody(ctx context.Context, size int64, p Patience, open func(ctx context.Context, offset int64) (io.ReadCloser, error)) *Body {
 	ctx, cancel := context.WithCancel(ctx)
-	return &Body{ctx: ctx, stop: cancel, open: open, size: size, idle: p.Idle, first: p.First}
+	most := maxBreaks
+	if p.Tries > 0 {
+		most = p.Tries
+	}
+	return &Body{ctx: ctx, stop: cancel, open: open, size: size, idle: p.Idle, wait: p.Wait, most: most}
 }
 
 func (b *Body) Read(p []byte) (int, error) {
@@ -130,10 +135,10 @@ func (b *Body) again(err error, transfer bool) error {
 	if b.breaks++; errors.Is(err, ErrIdle) {
 		b.breaks += 2
 	}
-	if b.breaks >= maxBreaks {
+	if b.breaks >= b.most {
 		return fmt.Errorf("broken off %d times, the last time after %d of %d bytes: %w", b.breaks, b.off, b.size, err)
 	}
-	return Wait(b.ctx, Jitter(b.first<<(b.breaks-1)))
+	return Wait(b.ctx, Jitter(b.wait(b.breaks-1)))
 }
 
 func (b *Body) close() {

@@ -19,7 +19,26 @@ import (
 type Patience struct {
 	Idle  time.Duration // without a byte
 	First time.Duration // the wait before the first new try; it doubles
-	Limit time.Duration // of one request with its tries
+	Limit time.Duration // of one request with its tries; with Tries, of one wait that a server asks for
+
+	Tries int  // of a request, and of a body without progress between them; 0: by Limit
+	Even  bool // the wait does not double
+}
+
+// Wait is the n-th wait, from 0, before jitter.
+func (p Patience) Wait(n int) time.Duration {
+	if p.Even {
+		return p.First
+	}
+	return p.First << min(n, 20)
+}
+
+// Again is how often a small document that broke off is read again.
+func (p Patience) Again() int {
+	if p.Tries > 0 {
+		return p.Tries - 1
+	}
+	return 2
 }
 
 // ErrIdle is a transfer of which nothing came for the idle time.
