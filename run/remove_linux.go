@@ -28,14 +28,14 @@ func (e *InUseError) Error() string {
 }
 
 // Unused returns an *InUseError if a container, running or stopped, has the
-// image and no other reference would be left to it.
+// image, or it is mounted, and no other name would be left to it.
 func (r *Runner) Unused(img *store.Image) error {
 	images, err := r.Store.Images()
 	if err != nil {
 		return err
 	}
 	for _, other := range images {
-		if other.ID == img.ID && other.Reference != img.Reference {
+		if other.ID == img.ID && other.Reference != img.Reference && !other.Nameless() {
 			return nil
 		}
 	}

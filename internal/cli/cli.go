@@ -93,7 +93,7 @@ func Main(args []string, open pull.Opener, unpack layers.Decompressor, anticipat
 		c.UseShortOptionHandling = true
 	}
 	app.Writer = stdout
-	err := app.Run(args)
+	err := app.Run(permute(args, app.Commands))
 	if err == nil {
 		err = stdout.err
 	}

@@ -69,7 +69,7 @@ func gc(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	users, err := usersOf(r)
+	busy, err := busyImages(r)
 	if err != nil {
 		return err
 	}
@@ -77,8 +77,8 @@ func gc(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	busy := func(i *store.Image) bool { return len(users[i.ID.String()]) > 0 }
-	for _, i := range store.Evict(images, r.Store.LastUsed, busy, usage, quota, time.Now()) {
+	keep := func(i *store.Image) bool { return busy[i.ID.String()] }
+	for _, i := range store.Evict(images, r.Store.LastUsed, keep, usage, quota, time.Now()) {
 		name, last := i.ID.String(), r.Store.LastUsed(i)
 		if tags := repoTags(i); len(tags) > 0 {
 			name = tags[0]

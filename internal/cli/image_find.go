@@ -78,6 +78,19 @@ func usersOf(r *run.Runner) (map[string][]string, error) {
 	return users, err
 }
 
+// busyImages are the images, by id, that a container has or that are mounted.
+func busyImages(r *run.Runner) (map[string]bool, error) {
+	users, err := usersOf(r)
+	busy := map[string]bool{}
+	for id := range users {
+		busy[id] = true
+	}
+	for _, m := range r.MountedImages() {
+		busy[m.ID.String()] = true
+	}
+	return busy, err
+}
+
 // imageFilters are the keys of --filter.
 var imageFilters = [...]string{"reference", "dangling", "label", "before", "since", "until", "id"}
 

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"strings"
 
 	"skiff/pull/store"
 	"skiff/run"
@@ -99,11 +102,11 @@ func unmountImages(c *cli.Context) error {
 		}
 	}
 	for _, name := range c.Args().Slice() {
-		i, err := lookImage(r, name)
+		id, err := mountedImage(r, name)
 		if err != nil {
 			return &verbError{verb: "image unmount", object: name, err: err}
 		}
-		ids = append(ids, i.ID)
+		ids = append(ids, id)
 	}
 	for _, id := range ids {
 		if err := r.UnmountImage(id); err != nil {
@@ -112,6 +115,22 @@ func unmountImages(c *cli.Context) error {
 		fmt.Fprintln(stdout, id.Hex)
 	}
 	return nil
+}
+
+// mountedImage finds an image that may have been removed since it was mounted.
+func mountedImage(r *run.Runner, name string) (v1.Hash, error) {
+	i, err := lookImage(r, name)
+	if err == nil {
+		return i.ID, nil
+	}
+	if errors.Is(err, fs.ErrNotExist) && len(name) >= 12 {
+		for _, m := range r.MountedImages() {
+			if strings.HasPrefix(m.ID.Hex, strings.TrimPrefix(name, "sha256:")) {
+				return m.ID, nil
+			}
+		}
+	}
+	return v1.Hash{}, err
 }
 
 func diffCommand() *cli.Command {

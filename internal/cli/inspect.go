@@ -116,12 +116,18 @@ func inspected(r *run.Runner, name, kind string) (any, error) {
 	i, err := lookImage(r, name)
 	if err != nil {
 		if kind == "all" && errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("no such container or image: %w", fs.ErrNotExist)
+			return nil, noSuch{}
 		}
 		return nil, err
 	}
 	return inspectImage(r.Store, i)
 }
+
+// noSuch is neither a container nor an image.
+type noSuch struct{}
+
+func (noSuch) Error() string { return "no such container or image" }
+func (noSuch) Unwrap() error { return fs.ErrNotExist }
 
 // An inspectedImage is an image as docker and podman inspect it.
 type inspectedImage struct {

@@ -80,12 +80,12 @@ func pruneImages(r *run.Runner, all bool, match func(*store.Image) bool) (freed 
 	if err != nil {
 		return 0, err
 	}
-	users, err := usersOf(r)
+	busy, err := busyImages(r)
 	if err != nil {
 		return 0, err
 	}
 	for _, i := range distinct(images) {
-		if len(users[i.ID.String()]) > 0 || !all && !i.Nameless() || !match(i) {
+		if busy[i.ID.String()] || !all && !i.Nameless() || !match(i) {
 			continue
 		}
 		removed, err := removeImage(r, i)

@@ -128,8 +128,15 @@ func removeImage(r *run.Runner, i *store.Image) (store.Removed, error) {
 		return removed, err
 	}
 	for _, other := range left {
-		if other.ID == i.ID {
+		if other.ID == i.ID && !other.Nameless() {
 			return removed, nil
+		}
+	}
+	for _, other := range left {
+		if other.ID == i.ID { // it was kept without a name too, and goes with its last one
+			if removed, err = r.Store.RemoveImage(context.Background(), other.Reference, r.InUse); err != nil {
+				return removed, err
+			}
 		}
 	}
 	fmt.Fprintln(stdout, "Deleted: "+i.ID.String())
