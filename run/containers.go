@@ -23,8 +23,8 @@ func (r *Runner) Remove(name string) error {
 	return r.discard(h)
 }
 
-// InUse are the layers of all containers, running or stopped. It is a
-// store.InUse.
+// InUse are the layers of all containers, running or stopped, and of the images
+// that are mounted. It is a store.InUse.
 func (r *Runner) InUse() (map[v1.Hash]bool, error) {
 	all, err := r.Containers().List()
 	if err != nil {
@@ -36,6 +36,11 @@ func (r *Runner) InUse() (map[v1.Hash]bool, error) {
 			if h, err := v1.NewHash(d); err == nil {
 				used[h] = true
 			}
+		}
+	}
+	for _, m := range r.MountedImages() {
+		for _, h := range m.layers() {
+			used[h] = true
 		}
 	}
 	return used, nil

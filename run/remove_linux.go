@@ -14,20 +14,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An InUseError is an image that a container needs.
-type InUseError struct{ Container string }
+// An InUseError is an image that a container needs, or that is mounted.
+type InUseError struct {
+	Container string
+	Mount     string // where; empty beside a Container
+}
 
-func (e *InUseError) Error() string { return "in use by container " + e.Container }
+func (e *InUseError) Error() string {
+	if e.Mount != "" {
+		return "mounted at " + e.Mount
+	}
+	return "in use by container " + e.Container
+}
 
 // Unused returns an *InUseError if a container, running or stopped, has the
-// image and no other reference would be left to it.
+// image, or it is mounted, and no other name would be left to it.
 func (r *Runner) Unused(img *store.Image) error {
 	images, err := r.Store.Images()
 	if err != nil {
 		return err
 	}
 	for _, other := range images {
-		if other.ID == img.ID && other.Reference != img.Reference {
+		if other.ID == img.ID && other.Reference != img.Reference && !other.Nameless() {
 			return nil
 		}
 	}
@@ -37,7 +45,12 @@ func (r *Runner) Unused(img *store.Image) error {
 	}
 	for _, c := range all {
 		if c.ImageID == img.ID.String() {
-			return &InUseError{c.Name}
+			return &InUseError{Container: c.Name}
+		}
+	}
+	for _, m := range r.MountedImages() {
+		if m.ID == img.ID {
+			return &InUseError{Mount: m.Path}
 		}
 	}
 	return nil

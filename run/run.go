@@ -95,6 +95,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 		}()
 		defer func() { <-done }()
 	}
+	r.Store.Used(img)
 	swept := r.sweepBeside()
 	attendant := attendant{Process: process, signals: caught, resume: resume, ignored: func() {
 		r.Say("hint: the program ignores interrupts; press ^C again to kill it, or use --init")

@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
-	"runtime/debug"
 
 	"skiff/layers"
 	"skiff/pull"
@@ -27,10 +25,12 @@ var verbs = []struct {
 	command func() *cli.Command
 }{
 	{"run", runCommand}, {"explain", explainCommand},
-	{"pull", pullCommand}, {"push", pushCommand}, {"login", loginCommand}, {"logout", logoutCommand}, {"images", imagesCommand}, {"rmi", rmiCommand},
-	{"save", saveCommand}, {"load", loadCommand}, {"fsck", fsckCommand},
+	{"pull", pullCommand}, {"push", pushCommand}, {"login", loginCommand}, {"logout", logoutCommand}, {"search", searchCommand},
+	{"images", imagesCommand}, {"image", imageCommand}, {"rmi", rmiCommand}, {"tag", tagCommand}, {"untag", untagCommand},
+	{"history", historyCommand}, {"inspect", inspectCommand}, {"manifest", manifestCommand}, {"save", saveCommand}, {"load", loadCommand}, {"lock", lockCommand},
 	{"ps", psCommand}, {"rm", rmCommand},
-	{"version", versionCommand},
+	{"system", systemCommand}, {"gc", gcCommand}, {"fsck", fsckCommand}, {"info", infoCommand},
+	{"version", versionCommand}, {run.SweepVerb, sweepCommand},
 }
 
 // commands makes the command that is asked for, or all of them where that is
@@ -103,7 +103,7 @@ func Main(args []string, t Tools, anticipated *run.Early) int {
 		c.UseShortOptionHandling = true
 	}
 	app.Writer = stdout
-	err := app.Run(args)
+	err := app.Run(permute(args, app.Commands))
 	if err == nil {
 		err = stdout.err
 	}
@@ -133,19 +133,20 @@ func usageError(c *cli.Context, err error, _ bool) error {
 	return &verbError{verb: c.Command.Name, err: err, usage: true}
 }
 
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
-}
-
-func versionCommand() *cli.Command {
+// sweepCommand is what a command leaves deletions to; see run.SweepBehind.
+func sweepCommand() *cli.Command {
 	return &cli.Command{
-		Name: "version", Usage: "print the version",
-		Action: func(*cli.Context) error {
-			fmt.Fprintf(stdout, "skiff version %s, %s, %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		Name: run.SweepVerb, Usage: "delete what commands have left to be deleted", Hidden: true,
+		Action: action(run.SweepVerb, func(c *cli.Context) error {
+			if err := count(c, 0, 0, ""); err != nil {
+				return err
+			}
+			r, err := openRunner(c)
+			if err != nil {
+				return err
+			}
+			r.Sweep()
 			return nil
-		},
+		}),
 	}
 }

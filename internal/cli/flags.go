@@ -14,6 +14,8 @@ func ready(flags []cli.Flag) []cli.Flag {
 			flags[i] = &stringFlag{f, append([]string{f.Name}, f.Aliases...)}
 		case *cli.StringSliceFlag:
 			flags[i] = &stringSliceFlag{f, append([]string{f.Name}, f.Aliases...)}
+		case *cli.GenericFlag:
+			flags[i] = &genericFlag{f, append([]string{f.Name}, f.Aliases...)}
 		}
 	}
 	return flags
@@ -39,3 +41,10 @@ type stringSliceFlag struct {
 }
 
 func (f *stringSliceFlag) Names() []string { return f.names }
+
+type genericFlag struct {
+	*cli.GenericFlag
+	names []string
+}
+
+func (f *genericFlag) Names() []string { return f.names }

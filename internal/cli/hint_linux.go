@@ -24,6 +24,7 @@ func hintFor(err error) string {
 	var readOnly *store.ReadOnlyError
 	var network *run.NetworkError
 	var inUse *run.InUseError
+	var shared *sharedError
 	var usage *verbError
 	var program *run.ExecError
 	var unreachable *pull.UnreachableError
@@ -58,6 +59,14 @@ func hintFor(err error) string {
 		return "put the store where you may write, with --root or SKIFF_ROOT"
 	case errors.As(err, &network):
 		return "containers that need no network run with `--network none`, those that may share the host's with `--network host`"
+	case errors.Is(err, run.ErrMountNeedsRoot):
+		return "`skiff run -it IMAGE sh` shows it from inside; so does skiff as root of a namespace, `unshare -rm`, as long as that lives"
+	case errors.As(err, &shared):
+		return "name the one that is to go, or remove them all with `skiff rmi -f`"
+	case errors.Is(err, pull.ErrNotLocked):
+		return "`skiff lock IMAGE` adds it"
+	case errors.As(err, &inUse) && inUse.Mount != "":
+		return "`skiff image unmount` first"
 	case errors.As(err, &inUse):
 		return "remove that container with `skiff rm`, or untag the image all the same with `skiff rmi -f`"
 	case errors.Is(err, state.ErrRunning):

@@ -24,8 +24,8 @@ func pullFlags() []cli.Flag {
 		&cli.StringFlag{Name: "pull", Value: "missing", Usage: "when to pull: `POLICY` missing, always, never or newer"},
 		&cli.StringFlag{Name: "platform", Usage: "take the image for `OS/ARCH[/VARIANT]`"},
 		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress"},
-		&cli.StringSliceFlag{Name: "mirror", Usage: "ask for the images of a registry elsewhere first: `REGISTRY=URL`"},
-	}, registryFlags()...)
+		lockedFlag(),
+	}, askFlags()...)
 }
 
 func pullCommand() *cli.Command {
@@ -36,8 +36,8 @@ func pullCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			name := c.Args().First()
 			err := func() error {
-				if name == "" {
-					return errors.New("which image?")
+				if err := count(c, 1, 1, "which image?"); err != nil {
+					return err
 				}
 				if name == helloReference {
 					return errors.New("it is built in; `skiff run builtin:hello` needs no pull")
@@ -50,8 +50,15 @@ func pullCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				if err := img.Settle(context.Background()); err != nil {
-					return err
+				if path, _ := lockPath(c); path != "" {
+					if err := nameLocked(r, name, img.Image); err != nil {
+						return err
+					}
+				}
+				if img.Settle != nil { // nil: it was here
+					if err := img.Settle(context.Background()); err != nil {
+						return err
+					}
 				}
 				fmt.Fprintln(stdout, img.ID)
 				return nil
@@ -125,11 +132,23 @@ func wanted(c *cli.Context) (want manifest.Want, err error) {
 	return want, err
 }
 
+// pullImage finds or pulls what a word names, by the lock if there shall be one.
 func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, policy pull.Policy) (*pull.Pulled, error) {
+	path, err := lockPath(c)
+	if err != nil {
+		return nil, err
+	}
+	if path != "" {
+		return lockedImage(ctx, c, r, name, path, policy)
+	}
 	ref, err := pull.ParseReference(name)
 	if err != nil {
 		return nil, err
 	}
+	return pullReference(ctx, c, r, ref, policy)
+}
+
+func pullReference(ctx context.Context, c *cli.Context, r *run.Runner, ref pull.Reference, policy pull.Policy) (img *pull.Pulled, err error) {
 	p := &pull.Puller{Store: r.Store, Warn: func(text string) { say("%s", text) }}
 	if p.Want, err = wanted(c); err != nil {
 		return nil, err
@@ -162,7 +181,7 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 		defer p.Display.Close()
 	}
 	r.Store.Waiting = func(what string) { say("waiting for another skiff: %s", what) }
-	img, err := p.Ensure(ctx, ref, policy)
+	img, err = p.Ensure(ctx, ref, policy)
 	if err != nil && ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}

@@ -22,6 +22,12 @@ func registryFlags() []cli.Flag {
 	)
 }
 
+// askFlags are those of every command that asks a registry or a mirror of it.
+func askFlags() []cli.Flag {
+	mirror := &cli.StringSliceFlag{Name: "mirror", Usage: "ask for the images of a registry elsewhere first: `REGISTRY=URL`"}
+	return append([]cli.Flag{mirror}, registryFlags()...)
+}
+
 // hostFlags are those of every command that speaks to a registry.
 func hostFlags() []cli.Flag {
 	return []cli.Flag{
