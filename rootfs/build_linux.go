@@ -3,6 +3,7 @@ package rootfs
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"skiff/internal/plan"
@@ -31,6 +32,7 @@ const (
 // Built is what a plan's parent needs to know of it.
 type Built struct {
 	StoreTree plan.Reg   // set by the parent if Root.IDMapped: the store as a detached, id-mapped tree
+	Shared    []plan.Reg // likewise, one per Root.Shared
 	Trees     []plan.Reg // one per Root.Mounts; set by the parent where Mount.IDMapped
 	Master    plan.Reg   // the terminal's master, a descriptor that the parent shares
 	Slave     plan.Reg   // the terminal's slave, to become the task's stdio
@@ -56,6 +58,7 @@ func Build(p *plan.Plan, r *Root) *Built {
 	if r.Upper == "" {
 		b.memory()
 	}
+	b.sharedStores(out)
 	b.enterStore(out)
 	b.overlay()
 	for _, name := range []string{"proc", "sys", "dev"} {
@@ -95,6 +98,37 @@ func (b *builder) memory() {
 	b.mount("mount upper in memory", "tmpfs", memoryDir, "tmpfs", unix.MS_NODEV, "mode=0700")
 	b.mkdir(memoryDir + "/upper")
 	b.mkdir(memoryDir + "/work")
+}
+
+// sharedDir is where the tree of a shared store is attached on the stage: on the host's
+// root there may be no way to it for the container's ids.
+func sharedDir(i int) string { return fmt.Sprintf("shared%d", i) }
+
+// sharedStores attaches the trees of the shared stores if they come id-mapped. Else
+// their layers have the host's paths.
+func (b *builder) sharedStores(out *Built) {
+	if !b.r.IDMapped {
+		return
+	}
+	for i, store := range b.r.Shared {
+		tree := b.Reg()
+		b.mkdir(sharedDir(i))
+		b.Call("attach shared store", unix.SYS_MOVE_MOUNT, tree.Arg(), b.Str(""), plan.Int(unix.AT_FDCWD), b.Str(sharedDir(i)), plan.Int(unix.MOVE_MOUNT_F_EMPTY_PATH)).At(store)
+		out.Shared = append(out.Shared, tree)
+	}
+}
+
+// lower is where a layer is to be found from the store.
+func (b *builder) lower(dir string) string {
+	if !b.r.IDMapped {
+		return dir
+	}
+	for i, store := range b.r.Shared {
+		if rest, ok := strings.CutPrefix(dir, store+"/"); ok {
+			return "/../" + sharedDir(i) + "/" + rest
+		}
+	}
+	return dir
 }
 
 // enterStore makes the store the working directory, through the id-mapped tree
@@ -154,7 +188,7 @@ func (b *builder) overlay() {
 	r := b.r
 	top := make([]string, 0, len(r.Lower))
 	for i := len(r.Lower) - 1; i >= 0; i-- {
-		top = append(top, r.Lower[i])
+		top = append(top, b.lower(r.Lower[i]))
 	}
 	options := "userxattr"
 	if r.Volatile {
@@ -166,7 +200,7 @@ func (b *builder) overlay() {
 	}
 	data := "lowerdir=" + strings.Join(top, ":") + ",upperdir=" + upper + ",workdir=" + work + "," + options
 	const at = "tmp"
-	if len(data) <= optionPage {
+	if len(data) <= optionPage && !slices.ContainsFunc(top, odd) {
 		b.mount("mount overlay", "overlay", at, "overlay", 0, data)
 	} else {
 		b.longOverlay(top, upper, work, at)
@@ -175,7 +209,10 @@ func (b *builder) overlay() {
 	b.openat("open root", plan.Int(unix.AT_FDCWD), ".", unix.O_PATH|unix.O_DIRECTORY, 0).Into(b.root)
 }
 
-// longOverlay passes more layers than mount(2) has room for. Source:
+// odd says that a path can't stand in mount(2)'s options as it is.
+func odd(dir string) bool { return strings.ContainsAny(dir, `:,\`) }
+
+// longOverlay passes more layers than mount(2) has room for, and any path. Source:
 // Documentation/filesystems/overlayfs.rst, "lowerdir+", kernel 6.7.
 func (b *builder) longOverlay(top []string, upper, work, at string) {
 	fs, tree := b.Reg(), b.Reg()

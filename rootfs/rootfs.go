@@ -17,7 +17,8 @@ package rootfs
 // none needs escaping in mount options.
 type Root struct {
 	Store    string   // absolute path of the store, without links
-	Lower    []string // layers, base first
+	Lower    []string // layers, base first; in Store, or absolute in one of Shared
+	Shared   []string // other stores, absolute paths without links; only read
 	Upper    string   // the writable layer's directory, or "" for one in memory
 	Work     string   // overlay's work directory, beside Upper
 	Volatile bool     // nothing of Upper needs to survive: never synced

@@ -22,13 +22,13 @@ type LayerReader struct {
 	st  *store.Store
 	ids idmap.Map
 
-	mu     sync.Mutex
-	worker *layers.Worker
+	mu      sync.Mutex
+	workers map[*store.Store]*layers.Worker // by the store that they see
 }
 
 // NewLayerReader returns a reader. Close ends its process.
 func NewLayerReader(st *store.Store, ids idmap.Map) *LayerReader {
-	return &LayerReader{st: st, ids: ids}
+	return &LayerReader{st: st, ids: ids, workers: map[*store.Store]*layers.Worker{}}
 }
 
 // A NoArchiveError is a layer whose archive can't be made again: it holds a
@@ -73,22 +73,24 @@ func (r *LayerReader) open(diffID v1.Hash) (*layers.Worker, layers.Read, error) 
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.worker == nil {
-		if r.worker, err = layers.StartReader(r.st.Path("layers"), r.ids, nil); err != nil {
+	home := r.st.Home(diffID)
+	if r.workers[home] == nil {
+		if r.workers[home], err = layers.StartReader(home.Path("layers"), r.ids, nil); err != nil {
+			delete(r.workers, home)
 			return nil, layers.Read{}, err
 		}
 	}
-	return r.worker, layers.Read{Dir: dir, Split: split}, nil
+	return r.workers[home], layers.Read{Dir: dir, Split: split}, nil
 }
 
 // Close ends the process, if there was one.
 func (r *LayerReader) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.worker == nil {
-		return nil
+	var errs []error
+	for _, w := range r.workers {
+		errs = append(errs, w.Close())
 	}
-	err := r.worker.Close()
-	r.worker = nil
-	return err
+	clear(r.workers)
+	return errors.Join(errs...)
 }

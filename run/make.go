@@ -67,8 +67,9 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Names
 	if err := s.confine(o); err != nil {
 		return nil, err
 	}
+	layers, shared := lowers(st, img)
 	s.Root = rootfs.Root{
-		Store: realPath(st.Root()), Lower: append([]string{skeletonDir}, lowers(st, img)...),
+		Store: realPath(st.Root()), Lower: append([]string{skeletonDir}, layers...), Shared: shared,
 		Upper: "containers/" + id + "/upper", Work: "containers/" + id + "/work",
 		Volatile: o.Remove, ReadOnly: o.ReadOnly,
 		IDMapped: ids.Kind == idmap.Root,
@@ -102,18 +103,25 @@ func (s *Spec) noNUL() error {
 	return nil
 }
 
-// lowers are the layers to mount, relative to the store, base first. Overlay refuses a
+// lowers are the layers to mount, base first: relative to the store, or absolute in one of
+// the shared stores, which are named beside. Overlay refuses a
 // directory that is named twice, and a layer above itself adds nothing.
-func lowers(st *store.Store, img *store.Image) []string {
-	var dirs []string
+func lowers(st *store.Store, img *store.Image) (dirs, shared []string) {
 	for _, d := range img.DiffIDs[img.First:] {
-		dir := strings.TrimPrefix(st.LayerDir(d), st.Root()+"/")
+		home := st.Home(d)
+		dir := strings.TrimPrefix(home.LayerDir(d), home.Root()+"/")
+		if home != st {
+			root := realPath(home.Root())
+			if dir = root + "/" + dir; !slices.Contains(shared, root) {
+				shared = append(shared, root)
+			}
+		}
 		if i := slices.Index(dirs, dir); i >= 0 {
 			dirs = slices.Delete(dirs, i, i+1)
 		}
 		dirs = append(dirs, dir)
 	}
-	return dirs
+	return dirs, shared
 }
 
 // arguments are the entrypoint followed by the command. An entrypoint of the

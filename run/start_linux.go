@@ -203,6 +203,13 @@ func (pr *Process) mapTrees(s *Spec, task *plan.Task) error {
 		return err
 	}
 	task.Set(pr.plan.root.StoreTree, tree)
+	for i, store := range s.Root.Shared {
+		tree, err := idMapped(store, userns, false, unix.MS_PRIVATE)
+		if err != nil {
+			return err
+		}
+		task.Set(pr.plan.root.Shared[i], tree)
+	}
 	for i, m := range s.Root.Mounts {
 		if !m.IDMapped {
 			continue

@@ -74,7 +74,7 @@ type disk struct {
 func measured(r *run.Runner) (*disk, error) {
 	d := &disk{uses: map[string]int{}}
 	var err error
-	if d.images, err = r.Store.Images(); err != nil {
+	if d.images, err = r.Store.OwnImages(); err != nil {
 		return nil, err
 	}
 	if d.containers, err = r.Containers().List(); err != nil {

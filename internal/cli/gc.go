@@ -65,7 +65,7 @@ func gc(c *cli.Context) error {
 		}
 		freed = removed.Bytes
 	}
-	images, err := r.Store.Images()
+	images, err := r.Store.OwnImages()
 	if err != nil {
 		return err
 	}

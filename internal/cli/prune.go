@@ -76,7 +76,7 @@ func pruneFilter(r *run.Runner, filters []string) (func(*store.Image) bool, erro
 // pruneImages removes the images that no container has, those without a name alone
 // unless all is set, and what is left of others. It returns the bytes of the layers gone.
 func pruneImages(r *run.Runner, all bool, match func(*store.Image) bool) (freed int64, err error) {
-	images, err := r.Store.Images()
+	images, err := r.Store.OwnImages()
 	if err != nil {
 		return 0, err
 	}

@@ -45,7 +45,7 @@ func rmi(c *cli.Context) error {
 	}
 	names := c.Args().Slice()
 	if c.Bool("all") {
-		all, err := r.Store.Images()
+		all, err := r.Store.OwnImages()
 		if err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func removeImage(r *run.Runner, i *store.Image) (store.Removed, error) {
 	if !i.Nameless() {
 		fmt.Fprintln(stdout, "Untagged: "+pull.Familiar(i.Reference))
 	}
-	left, err := r.Store.Images()
+	left, err := r.Store.OwnImages()
 	if err != nil {
 		return removed, err
 	}

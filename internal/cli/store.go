@@ -33,6 +33,16 @@ func openRunner(c *cli.Context) (*run.Runner, error) {
 		st.IDs = store.Single
 	}
 	st.Remove = func(path string) error { return layers.Remove(path, ids) }
+	if list := os.Getenv("SKIFF_STORES"); list != "" {
+		for _, path := range filepath.SplitList(list) {
+			shared, err := store.OpenShared(path, st.IDs)
+			if err != nil {
+				say("SKIFF_STORES: %v; it is not looked in", err)
+				continue
+			}
+			st.Shared = append(st.Shared, shared)
+		}
+	}
 	return &run.Runner{Store: st, IDs: ids, Say: say, Stderr: os.Stderr}, nil
 }
 

@@ -31,6 +31,19 @@ func Digest(algorithm string, b []byte) (v1.Hash, error) {
 // Blob reads a blob and verifies it: the error wraps fs.ErrNotExist if it is not
 // there. A blob that does not match its name (a power cut) counts as absent.
 func (s *Store) Blob(digest v1.Hash) ([]byte, error) {
+	b, err := s.ownBlob(digest)
+	for _, other := range s.Shared {
+		if err == nil {
+			break
+		}
+		if more, oerr := other.ownBlob(digest); oerr == nil {
+			b, err = more, nil
+		}
+	}
+	return b, err
+}
+
+func (s *Store) ownBlob(digest v1.Hash) ([]byte, error) {
 	path, err := blobPath(digest)
 	if err != nil {
 		return nil, err

@@ -89,7 +89,7 @@ func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
 				return nil, err
 			}
 			use("layers/" + k)
-			if !s.exists("layers/"+k+"/layer.json") && s.exists(path) {
+			if _, ok := s.HasLayer(d); !ok && !s.exists("layers/"+k+"/layer.json") && s.exists(path) {
 				why = append(why, fmt.Sprintf("layer %.12s is not here", d.Hex))
 			}
 		}
@@ -100,7 +100,7 @@ func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
 					continue // it has none
 				}
 				use(p)
-				if !s.exists(p) && s.exists(path) && !slices.ContainsFunc(why, func(w string) bool { return strings.Contains(w, h.Hex[:12]) }) {
+				if !s.HasBlob(h) && s.exists(path) && !slices.ContainsFunc(why, func(w string) bool { return strings.Contains(w, h.Hex[:12]) }) {
 					why = append(why, fmt.Sprintf("blob %.12s is not here", h.Hex))
 				}
 			}
@@ -132,7 +132,7 @@ func (s *Store) checkBlobs(ctx context.Context, r *Report, users map[string][]st
 				problem("its name is no digest")
 				continue
 			}
-			_, err = s.Blob(h)
+			_, err = s.ownBlob(h)
 			var absent *AbsentError
 			switch {
 			case errors.As(err, &absent):
@@ -257,5 +257,5 @@ func (s *Store) Drop(problems []Problem, inUse InUse) error {
 // HasBlob says whether there is a blob of that name.
 func (s *Store) HasBlob(digest v1.Hash) bool {
 	path, err := blobPath(digest)
-	return err == nil && s.exists(path)
+	return err == nil && (s.exists(path) || slices.ContainsFunc(s.Shared, func(o *Store) bool { return o.exists(path) }))
 }

@@ -195,7 +195,7 @@ func (s *Store) used(inUse InUse) (map[string]bool, error) {
 			}
 		}
 	}
-	images, err := s.Images()
+	images, err := s.OwnImages()
 	if err != nil {
 		return nil, err
 	}

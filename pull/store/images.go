@@ -34,10 +34,21 @@ func imagePath(ref string) string {
 	return b.String()
 }
 
-// Image returns the record of a full reference. It does not look for the layers:
+// Image returns the record of a full reference: of the store's own and those of shared
+// stores the one that was pulled last. It does not look for the layers:
 // a run does that when it mounts them, a pull by HasLayer. The error is
 // an *AbsentError if there is no record, or no whole one.
 func (s *Store) Image(ref string) (*Image, error) {
+	i, err := s.ownImage(ref)
+	for _, other := range s.Shared {
+		if o, oerr := other.ownImage(ref); oerr == nil && (err != nil || !o.Pulled.Before(i.Pulled)) {
+			i, err = o, nil
+		}
+	}
+	return i, err
+}
+
+func (s *Store) ownImage(ref string) (*Image, error) {
 	if err := s.recover(); err != nil {
 		return nil, err
 	}
@@ -59,8 +70,31 @@ func (s *Store) image(path, ref string) (*Image, error) {
 	return i, nil
 }
 
-// Images lists the records, sorted by reference.
+// Images lists the records, sorted by reference, with those of shared stores; of
+// a name that several have, the one that Image returns.
 func (s *Store) Images() ([]*Image, error) {
+	list, err := s.OwnImages()
+	for _, other := range s.Shared {
+		more, oerr := other.OwnImages()
+		if oerr != nil {
+			continue // as Image does
+		}
+		for _, o := range more {
+			at := slices.IndexFunc(list, func(i *Image) bool { return i.Reference == o.Reference })
+			if at < 0 {
+				list = append(list, o)
+			} else if !o.Pulled.Before(list[at].Pulled) {
+				list[at] = o
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b *Image) int { return strings.Compare(a.Reference, b.Reference) })
+	return list, err
+}
+
+// OwnImages lists the records of this store alone, sorted by reference: those that
+// can be removed.
+func (s *Store) OwnImages() ([]*Image, error) {
 	if err := s.recover(); err != nil {
 		return nil, err
 	}
@@ -144,9 +178,9 @@ type Removed struct {
 // else uses. Layers of containers stay until a later Collect. Their files are
 // renamed away at once and deleted by the next Sweep.
 func (s *Store) RemoveImage(ctx context.Context, ref string, inUse InUse) (Removed, error) {
-	i, err := s.Image(ref)
+	i, err := s.ownImage(ref)
 	if err != nil {
-		return Removed{}, err
+		return Removed{}, s.orShared(ref, err)
 	}
 	if err := s.Writable(); err != nil {
 		return Removed{}, err

@@ -60,6 +60,7 @@ func hexName(h v1.Hash) (string, error) {
 // LayerDir is where the layer's files are if it is there. Whoever needs to know
 // that it is opens it; see the package comment for what must be written before.
 func (s *Store) LayerDir(diffID v1.Hash) string {
+	s = s.Home(diffID)
 	k, err := s.key(diffID)
 	if err != nil {
 		return s.Path("layers", "invalid", "fs")
@@ -70,6 +71,7 @@ func (s *Store) LayerDir(diffID v1.Hash) string {
 // HasLayer returns a published layer. One whose data a power cut may have lost
 // is not there.
 func (s *Store) HasLayer(diffID v1.Hash) (Layer, bool) {
+	s = s.Home(diffID)
 	k, err := s.key(diffID)
 	if err != nil || s.recover() != nil || s.suspects[k] || !s.exists("layers/"+k+"/layer.json") {
 		return Layer{}, false
@@ -80,6 +82,7 @@ func (s *Store) HasLayer(diffID v1.Hash) (Layer, bool) {
 // LayerRecord reads a layer's record.
 func (s *Store) LayerRecord(diffID v1.Hash) (LayerRecord, error) {
 	var r LayerRecord
+	s = s.Home(diffID)
 	k, err := s.key(diffID)
 	if err != nil {
 		return r, err
@@ -100,6 +103,7 @@ func (s *Store) NoteSent(diffID, blob v1.Hash) error {
 	if err != nil || r.Sent == blob {
 		return err
 	}
+	s = s.Home(diffID)
 	if err := s.Writable(); err != nil {
 		return err
 	}
@@ -175,7 +179,7 @@ func (s *Store) StageLayer(ctx context.Context, diffID v1.Hash) (*Stage, error) 
 const Split = "split"
 
 // LayerFiles are where a published layer's fs and its Split are, below the
-// store's layers/. Whether there is a Split is for who opens it to see.
+// layers/ of its Home. Whether there is a Split is for who opens it to see.
 func (s *Store) LayerFiles(diffID v1.Hash) (fs, split string, err error) {
 	k, err := s.key(diffID)
 	return k + "/fs", k + "/" + Split, err

@@ -55,14 +55,14 @@ func (s *Store) Tag(i *Image, ref string) error {
 // Untag takes a name from its image, which stays: without a name if this was its
 // last one.
 func (s *Store) Untag(ref string) error {
-	i, err := s.Image(ref)
+	i, err := s.ownImage(ref)
 	if err != nil {
-		return err
+		return s.orShared(ref, err)
 	}
 	if i.Nameless() {
 		return nil
 	}
-	list, err := s.Images()
+	list, err := s.OwnImages()
 	if err != nil {
 		return err
 	}

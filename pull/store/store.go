@@ -80,10 +80,15 @@ type Store struct {
 	// Waiting is told once when another process holds what is needed.
 	Waiting func(what string)
 
-	root  string
-	fd    int // O_PATH
-	write sync.Once
-	werr  error
+	// Shared are other stores, that are looked in first and never written to; see
+	// OpenShared.
+	Shared []*Store
+
+	root   string
+	shared bool
+	fd     int // O_PATH
+	write  sync.Once
+	werr   error
 
 	recovered sync.Mutex
 	suspects  map[string]bool // layers of another boot that could not be dropped
@@ -164,6 +169,9 @@ func (s *Store) Path(names ...string) string {
 // It makes the rooms of a new store and refuses one of a newer layout
 // (*VersionError) or on a read-only file system (*ReadOnlyError).
 func (s *Store) Writable() error {
+	if s.shared {
+		return &ReadOnlyError{Op: "write to shared store", Path: s.root, Err: unix.EROFS}
+	}
 	s.write.Do(func() { s.werr = s.prepare() })
 	return s.werr
 }

@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -21,6 +22,7 @@ type slowServer struct {
 	data   []byte
 	broken int  // connections that break off after 1 MB
 	whole  bool // knows no ranges
+	chunk  int  // bytes each 5 ms; 0: 100,000
 
 	mu         sync.Mutex
 	open, most int
@@ -51,7 +53,7 @@ type slowBody struct {
 }
 
 func (b *slowBody) Read(p []byte) (int, error) {
-	p = p[:min(len(p), 100_000)]
+	p = p[:min(len(p), cmp.Or(b.s.chunk, 100_000))]
 	if err := Wait(b.ctx, 5*time.Millisecond); err != nil {
 		return 0, err
 	}
@@ -121,10 +123,10 @@ func TestSplit(t *testing.T) {
 
 // A reader that is busy is served by one connection.
 func TestSplitNotForBusyReaders(t *testing.T) {
-	server := &slowServer{data: noise(splitFrom)}
+	server := &slowServer{data: noise(splitFrom), chunk: 1 << 20}
 	s := NewSplit(context.Background(), int64(len(server.data)), soon, NewBudget(6), server.get)
 	defer s.Close()
-	b := make([]byte, 128<<10)
+	b := make([]byte, 1<<20)
 	for {
 		_, err := s.Read(b)
 		if err == io.EOF {
@@ -133,7 +135,7 @@ func TestSplitNotForBusyReaders(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(60 * time.Millisecond) // ten times what the server takes
 	}
 	if server.most != 1 {
 		t.Errorf("%d connections", server.most)
