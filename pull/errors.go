@@ -50,6 +50,7 @@ const (
 	Timeout Reason = "timeout"
 	Cert    Reason = "certificate" // its certificate does not hold
 	TLS     Reason = "tls"         // it speaks no TLS that we understand
+	Proxy   Reason = "proxy"       // the proxy before it could not
 	Other   Reason = "network"
 )
 
@@ -75,6 +76,8 @@ func (e *UnreachableError) Cause() string {
 		return "no answer in time"
 	case Cert:
 		return fmt.Sprintf("its certificate does not hold: %v (--tls-verify=false trusts it all the same)", e.Err)
+	case Proxy:
+		return fmt.Sprintf("the proxy: %v", e.Err)
 	case TLS:
 		return "it does not speak https (--tls-verify=false allows plain http)"
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"syscall"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -267,8 +268,9 @@ func (w *watchful) Read(p []byte) (int, error) {
 func (m *mirrored) Distrust(err error) bool {
 	var unreachable *pull.UnreachableError
 	var busy *pull.BusyError
-	if errors.As(err, &unreachable) || errors.As(err, &busy) {
-		return false // the origin's, after all mirrors
+	var errno syscall.Errno
+	if errors.As(err, &unreachable) || errors.As(err, &busy) || errors.As(err, &errno) {
+		return false // the origin's, after all mirrors; or this machine's own
 	}
 	any := false
 	for _, c := range m.places[:len(m.places)-1] {
