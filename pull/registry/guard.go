@@ -186,9 +186,9 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 // proxy is the environment's, remembered so that dial lets it be anywhere.
 func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 	u, err := http.ProxyFromEnvironment(req)
-	if name := strings.ToUpper(req.URL.Scheme) + "_PROXY"; err != nil || u == nil && !isProxy(name) {
-		// The library takes what is no URL for no proxy. Its errors show the URL, and that
-		// may hold a password.
+	if name := strings.ToUpper(req.URL.Scheme) + "_PROXY"; err != nil || !isProxy(name) {
+		// The library takes what is no URL for no proxy, or for one of another name. Its
+		// errors show the URL, and that may hold a password.
 		return nil, &RefusedError{name, "it is no URL of a proxy"}
 	}
 	if u != nil {
@@ -206,10 +206,10 @@ func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 // isProxy says whether a variable, in one of its spellings, is empty or may be a proxy's URL.
 func isProxy(name string) bool {
 	value := cmp.Or(os.Getenv(name), os.Getenv(strings.ToLower(name)))
-	_, err := url.Parse(value)
-	if err != nil {
-		_, err = url.Parse("http://" + value)
+	if !strings.Contains(value, "://") {
+		value = "http://" + value
 	}
+	_, err := url.Parse(value)
 	return err == nil
 }
 
