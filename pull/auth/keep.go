@@ -48,6 +48,9 @@ func (f *Finder) Keep(ctx context.Context, host, path, user, password string) (w
 // Forget removes the login of a host, or of a namespace of it, from where Keep
 // stores it. found: there was one.
 func (f *Finder) Forget(ctx context.Context, host, path string) (found bool, err error) {
+	if _, err := os.Stat(f.paths()[0]); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
 	err = change(f.paths()[0], func(d *document) error {
 		found = d.drop(host, path)
 		helper := d.helper(host)
@@ -67,6 +70,9 @@ func (f *Finder) Forget(ctx context.Context, host, path string) (found bool, err
 
 // ForgetAll removes every login from where Keep stores them.
 func (f *Finder) ForgetAll(ctx context.Context) error {
+	if _, err := os.Stat(f.paths()[0]); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	return change(f.paths()[0], func(d *document) error {
 		keys := map[string]string{} // and who has them
 		for key := range d.auths {
