@@ -47,17 +47,17 @@ func login(c *cli.Context) error {
 	defer stop()
 	logins := tools.OpenLogins(*access)
 	stored, err := logins.Stored(ctx, scope)
+	if err != nil {
+		return err
+	}
 	if c.Bool("get-login") {
-		if err == nil && stored == nil {
-			err = fmt.Errorf("not logged in to %s", scope)
-		}
-		if err != nil {
-			return err
+		if stored == nil {
+			return fmt.Errorf("not logged in to %s", scope)
 		}
 		fmt.Fprintln(stdout, stored.User)
 		return nil
 	}
-	if err == nil && stored != nil && !c.IsSet("username") && !c.IsSet("password") && !c.Bool("password-stdin") {
+	if stored != nil && !c.IsSet("username") && !c.IsSet("password") && !c.Bool("password-stdin") {
 		fmt.Fprintln(os.Stderr, "Authenticating with existing credentials...")
 		err := logins.Check(ctx, scope, *stored)
 		if err == nil {

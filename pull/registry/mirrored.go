@@ -44,8 +44,7 @@ const (
 
 func openMirrors(ctx context.Context, ref pull.Reference, mirrors []hosts.Endpoint, origin *client, access pull.Access) (pull.Registry, error) {
 	m := &mirrored{ref: ref, patience: access.Patience, warn: access.Warn, out: map[*client]bool{}, told: map[*client]bool{}, gave: map[*client]bool{}}
-	// What the user says of the image's registry is for that alone.
-	access.Login, access.Insecure = nil, nil
+	access.Login = nil // is for the image's registry, as --tls-verify=false is for its host
 	access.Patience.Idle = min(access.Patience.Idle, mirrorIdle)
 	access.Patience.Limit = min(access.Patience.Limit, mirrorLimit)
 	access.Patience.Tries = min(access.Patience.Tries, 2)

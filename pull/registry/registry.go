@@ -65,7 +65,7 @@ type client struct {
 
 // Open is a pull.Opener. The credentials are those of the process's environment.
 func Open(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Registry, error) {
-	set, err := places(ref.Host, ref.Path, ref.Digest != "", access)
+	set, err := places(ref, access)
 	if err != nil {
 		return nil, err
 	}
@@ -80,9 +80,9 @@ func Open(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Reg
 }
 
 // places are those of a repository.
-func places(host, repository string, digest bool, access pull.Access) (*hosts.Set, error) {
+func places(ref pull.Reference, access pull.Access) (*hosts.Set, error) {
 	finder := hosts.Finder{Mirrors: access.Mirrors, CertDir: access.CertDir}
-	set, err := finder.Find(host, repository, digest)
+	set, err := finder.Find(ref.Host, ref.Path, ref.Tag, ref.Digest)
 	var blocked *hosts.BlockedError
 	if errors.As(err, &blocked) {
 		return nil, &pull.BlockedError{Name: blocked.Name, File: blocked.File}
@@ -119,7 +119,7 @@ func open(ctx context.Context, ref pull.Reference, place hosts.Endpoint, access 
 		return nil, err
 	}
 	c.guard = newGuard(r)
-	c.bottom = transport.NewUserAgent(&tokens{next: &retry{next: c.guard, patience: c.patience}, registry: c.where}, userAgent)
+	c.bottom = transport.NewUserAgent(&tokens{next: &retry{next: c.guard, patience: c.patience}, registry: c.where, root: place.Root}, userAgent)
 	c.http = c.over(c.bottom)
 	if c.scheme == "" && !c.guard.mayPlain(c.where) {
 		c.scheme = "https"

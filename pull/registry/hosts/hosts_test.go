@@ -158,11 +158,11 @@ server = "https://registry-1.docker.io"
 		{"podman's before docker's, a user's before all", map[string]string{"etc/docker/certs.d/q.io/a.crt": "", "etc/containers/certs.d/q.io/b.crt": "", "home/.config/containers/certs.d/q.io/c.crt": ""}, "q.io", "a", "q.io/v2/a ca=c.crt"},
 		{"a mirror has its own", map[string]string{"env:SKIFF_MIRRORS": "q.io=https://m.io", "etc/docker/certs.d/m.io/a.crt": ""}, "q.io", "a", "https://m.io/v2/a ca=a.crt, q.io/v2/a"},
 
-		{"SKIFF_MIRRORS", map[string]string{"env:SKIFF_MIRRORS": "docker.io=http://m.io:5000/hub/, z.io=https://no.io\nindex.docker.io=n.io"}, "docker.io", "library/a", "http://m.io:5000/v2/hub/library/a, https://n.io/v2/library/a, docker.io/v2/library/a"},
-		{"of a namespace", map[string]string{"env:SKIFF_MIRRORS": "q.io/me=m.io/we q.io/you=no.io"}, "q.io", "me/a", "https://m.io/v2/we/a, q.io/v2/me/a"},
+		{"SKIFF_MIRRORS", map[string]string{"env:SKIFF_MIRRORS": "docker.io=http://m.io:5000/hub/, z.io=https://no.io\nindex.docker.io=n.io"}, "docker.io", "library/a", "http://m.io:5000/v2/hub/library/a, n.io/v2/library/a, docker.io/v2/library/a"},
+		{"of a namespace", map[string]string{"env:SKIFF_MIRRORS": "q.io/me=m.io/we q.io/you=no.io"}, "q.io", "me/a", "m.io/v2/we/a, q.io/v2/me/a"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			set, err := world(t, c.files).Find(c.host, c.repo, false)
+			set, err := world(t, c.files).Find(c.host, c.repo, "latest", "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -184,7 +184,7 @@ func TestFindByDigest(t *testing.T) {
 	}{
 		{"q.io", true, "d.io/v2/a, q.io/v2/a"}, {"z.io", true, "m.io/v2/a, z.io/v2/a"}, {"z.io", false, "z.io/v2/a"},
 	} {
-		set, err := f.Find(c.host, "a", c.digest)
+		set, err := f.Find(c.host, "a", "", map[bool]string{true: "sha256:1"}[c.digest])
 		if err != nil || show(set) != c.want {
 			t.Errorf("%s %v: %v, %v", c.host, c.digest, set, err)
 		}
@@ -194,11 +194,11 @@ func TestFindByDigest(t *testing.T) {
 func TestBlocked(t *testing.T) {
 	f := world(t, map[string]string{
 		conf1:             "[[registry]]\nprefix='q.io'\nblocked=true\n[[registry]]\nprefix='q.io/good'\n",
-		dropin + "x.conf": "[registries.block]\nregistries=['z.io']\n",
+		dropin + "x.conf": "[[registry]]\nprefix='a.io/b:1'\nblocked=true\n[registries.block]\nregistries=['z.io']\n",
 	})
-	for name, file := range map[string]string{"q.io/a": "registries.conf", "q.io/good/a": "", "z.io/a": "x.conf", "a.io/a": ""} {
+	for name, file := range map[string]string{"q.io/a": "registries.conf", "q.io/good/a": "", "z.io/a": "x.conf", "a.io/a": "", "a.io/b": "x.conf", "a.io/b/c": ""} {
 		host, repo, _ := strings.Cut(name, "/")
-		_, err := f.Find(host, repo, false)
+		_, err := f.Find(host, repo, "1", "")
 		var b *BlockedError
 		if errors.As(err, &b) != (file != "") || b != nil && !strings.HasSuffix(err.Error(), file) || b == nil && err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -217,6 +217,7 @@ func TestBadFiles(t *testing.T) {
 		"must be HOST":               {conf1: "[[registry]]\nlocation='q.io'\n[[registry.mirror]]\nlocation='http://m.io'\n"},
 		"pull-from-mirror \"x\"":     {conf1: "[[registry]]\nlocation='q.io'\n[[registry.mirror]]\nlocation='m.io'\npull-from-mirror='x'\n"},
 		"does not go with":           {conf1: "[[registry]]\nlocation='q.io'\nmirror-by-digest-only=true\n[[registry.mirror]]\nlocation='m.io'\npull-from-mirror='all'\n"},
+		"has no other location":      {conf1: "[[registry]]\nprefix='q.io/a:1'\nlocation='z.io/a'\n"},
 		"x.conf":                     {"env:CONTAINERS_REGISTRIES_CONF": "ROOT/x.conf"},
 		"hosts.toml: line 1":         {hosts: "garbage"},
 		"without a password":         {hosts: "[host.'https://me:secret@m.io']\n"},
@@ -232,7 +233,7 @@ func TestBadFiles(t *testing.T) {
 		"mirror of q.io: it is no U": {"env:SKIFF_MIRRORS": "q.io=https://me:secret@%zz"},
 		"ends with its path":         {"env:SKIFF_MIRRORS": "q.io=https://m.io/?token=secret"},
 	} {
-		_, err := world(t, files).Find("q.io", "a", false)
+		_, err := world(t, files).Find("q.io", "a", "1", "")
 		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", name, err)
 		}
