@@ -38,9 +38,12 @@ func show(s *Set) string {
 		if e.Scheme != "" {
 			text = e.Scheme + "://" + text
 		}
-		for mark, on := range map[string]bool{" insecure": e.Insecure, " unverified": e.Unverified, " digests": !e.Tags} {
-			if on {
-				text += mark
+		for _, mark := range []struct {
+			text string
+			on   bool
+		}{{" insecure", e.Insecure}, {" unverified", e.Unverified}, {" digests", !e.Tags}} {
+			if mark.on {
+				text += mark.text
 			}
 		}
 		if e.Namespace != "" {
@@ -194,7 +197,7 @@ func TestFindByDigest(t *testing.T) {
 func TestBlocked(t *testing.T) {
 	f := world(t, map[string]string{
 		conf1:             "[[registry]]\nprefix='q.io'\nblocked=true\n[[registry]]\nprefix='q.io/good'\n",
-		dropin + "x.conf": "[[registry]]\nprefix='a.io/b:1'\nblocked=true\n[registries.block]\nregistries=['z.io']\n",
+		dropin + "x.conf": "[[registry]]\nprefix='a.io/b:1'\nlocation='a.io/b:1'\nblocked=true\n[registries.block]\nregistries=['z.io']\n",
 	})
 	for name, file := range map[string]string{"q.io/a": "registries.conf", "q.io/good/a": "", "z.io/a": "x.conf", "a.io/a": "", "a.io/b": "x.conf", "a.io/b/c": ""} {
 		host, repo, _ := strings.Cut(name, "/")

@@ -134,7 +134,9 @@ func (r *registry) check() error {
 		return errors.New("a registry without prefix and location")
 	case strings.Contains(strings.TrimPrefix(r.Prefix, "*."), "*"), strings.Contains(r.Location, "*"):
 		return fmt.Errorf("registry %q: * is only for the beginning of a prefix, as *.example.com", r.Prefix+r.Location)
-	case versioned(r.Prefix) && (r.Location != "" || len(r.Mirrors) > 0):
+	case versioned(r.Prefix) && r.Location == r.Prefix:
+		r.Location = ""
+	case versioned(r.Prefix) && !r.Blocked && (r.Location != "" || len(r.Mirrors) > 0):
 		return fmt.Errorf("registry %q: one image of a repository has no other location or mirrors here", r.Prefix)
 	case r.Prefix == "":
 		r.Prefix = r.Location
