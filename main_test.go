@@ -38,8 +38,8 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs every script as whoever runs the tests.
 //
-// Besides testscript's own, a script has the commands status, image, push and
-// need, and the program pty. $IMAGE is an image of busybox alone, $REGISTRY the
+// Besides testscript's own, a script has the commands status, image, push, serve, proxy
+// and need, and the program pty. $IMAGE is an image of busybox alone, $REGISTRY the
 // host and port of a registry of the script's own. The conditions
 // root, subids and single say which id map the containers get.
 func TestScripts(t *testing.T) {
@@ -51,7 +51,7 @@ func TestScripts(t *testing.T) {
 		Condition:          condition,
 		RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": status, "image": image, "need": scriptNeed, "push": pushImage,
+			"status": status, "image": image, "need": scriptNeed, "push": pushImage, "serve": serve, "proxy": proxy,
 		},
 	})
 }

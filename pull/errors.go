@@ -50,6 +50,7 @@ const (
 	Timeout Reason = "timeout"
 	Cert    Reason = "certificate" // its certificate does not hold
 	TLS     Reason = "tls"         // it speaks no TLS that we understand
+	Proxy   Reason = "proxy"       // the proxy before it could not
 	Other   Reason = "network"
 )
 
@@ -61,10 +62,17 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
-	return fmt.Sprintf("registry %s: %s", e.Registry, e.Cause())
+	s := fmt.Sprintf("registry %s: %s", e.Registry, e.Cause())
+	switch e.Reason {
+	case Cert:
+		s += " (--tls-verify=false trusts it all the same)"
+	case TLS:
+		s += " (--tls-verify=false allows plain http)"
+	}
+	return s
 }
 
-// Cause is the message without the registry's name.
+// Cause is the message without the registry's name, and without a flag that is not for mirrors.
 func (e *UnreachableError) Cause() string {
 	switch e.Reason {
 	case DNS:
@@ -74,9 +82,11 @@ func (e *UnreachableError) Cause() string {
 	case Timeout:
 		return "no answer in time"
 	case Cert:
-		return fmt.Sprintf("its certificate does not hold: %v (--tls-verify=false trusts it all the same)", e.Err)
+		return fmt.Sprintf("its certificate does not hold: %v", e.Err)
+	case Proxy:
+		return fmt.Sprintf("the proxy: %v", e.Err)
 	case TLS:
-		return "it does not speak https (--tls-verify=false allows plain http)"
+		return "it does not speak https"
 	}
 	return e.Err.Error()
 }

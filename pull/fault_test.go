@@ -58,6 +58,7 @@ func isManifest(r *http.Request) bool {
 	return r.Method == "GET" && strings.Contains(r.URL.Path, "/manifests/")
 }
 
+// SECURITY case 64.
 func TestResume(t *testing.T) {
 	w := newWorld(t)
 	img := imageOf(t, "amd64", layerOf(t, "big", 5<<20))
@@ -104,7 +105,8 @@ func (c *tally) Write(p []byte) (int, error) {
 	return c.ResponseWriter.Write(p)
 }
 
-// What a hostile or broken registry may answer, and the type of the error.
+// What a hostile or broken registry may answer, and the type of the error: SECURITY
+// cases 62 to 65, 67, 68 and 70.
 func TestFaults(t *testing.T) {
 	w := newWorld(t)
 	img := imageOf(t, "amd64", layerOf(t, "one", 64<<10))
@@ -247,6 +249,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// SECURITY case 70.
 func TestPulledByDigestRefusesOtherBytes(t *testing.T) {
 	w := newWorld(t)
 	w.push("a:1", imageOf(t, "amd64", layerOf(t, "one", 10)))
@@ -264,7 +267,7 @@ func TestPulledByDigestRefusesOtherBytes(t *testing.T) {
 	}
 }
 
-// A layer whose blob is right and whose diff_id is a lie must not be published.
+// SECURITY case 71, M01: a layer whose blob is right and whose diff_id is a lie must not be published.
 func TestDiffIDLie(t *testing.T) {
 	w := newWorld(t)
 	w.push("x:1", imageOf(t, "amd64", layerOf(t, "victim", 10)))
@@ -302,8 +305,8 @@ func TestDiffIDLie(t *testing.T) {
 	}
 }
 
-// tokens is a registry that wants a bearer token, from a realm of the test's
-// choice, and redirects blobs where the test likes.
+// SECURITY cases 66 and 69: a registry that wants a bearer token, from a realm of the
+// test's choice, and redirects blobs where the test likes.
 func TestCredentialsStayHome(t *testing.T) {
 	const password = "hunter2"
 	var leaked atomic.Pointer[string]
@@ -410,6 +413,7 @@ func TestCredentialsStayHome(t *testing.T) {
 	}
 }
 
+// SECURITY case 57.
 func TestTLS(t *testing.T) {
 	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	s := httptest.NewUnstartedServer(inner)

@@ -37,8 +37,9 @@ var OpenRegistry Opener
 
 // A world is a registry on loopback whose answers a test may spoil.
 type world struct {
-	t    testing.TB
-	host string
+	t      testing.TB
+	host   string
+	server *httptest.Server
 
 	mu       sync.Mutex
 	requests []string // "GET /v2/…", pushes aside
@@ -61,7 +62,7 @@ func newWorld(t testing.TB) *world {
 		inner.ServeHTTP(rw, r)
 	}))
 	t.Cleanup(s.Close)
-	w.host = strings.TrimPrefix(s.URL, "http://")
+	w.host, w.server = strings.TrimPrefix(s.URL, "http://"), s
 	return w
 }
 

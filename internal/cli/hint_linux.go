@@ -153,6 +153,8 @@ func registry(e *pull.UnreachableError) string {
 	switch e.Reason {
 	case pull.DNS:
 		return "check the registry's name and that this machine is online; a proxy is named by HTTPS_PROXY"
+	case pull.Proxy:
+		return "check HTTPS_PROXY; what NO_PROXY names is asked without one"
 	case pull.Refused, pull.Timeout:
 		return "check that the registry runs, its port, and that this machine reaches it; a proxy is named by HTTPS_PROXY"
 	}

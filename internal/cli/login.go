@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -48,17 +47,17 @@ func login(c *cli.Context) error {
 	defer stop()
 	logins := tools.OpenLogins(*access)
 	stored, err := logins.Stored(ctx, scope)
+	if err != nil {
+		return err
+	}
 	if c.Bool("get-login") {
-		if err == nil && stored == nil {
-			err = fmt.Errorf("not logged in to %s", scope)
-		}
-		if err != nil {
-			return err
+		if stored == nil {
+			return fmt.Errorf("not logged in to %s", scope)
 		}
 		fmt.Fprintln(stdout, stored.User)
 		return nil
 	}
-	if err == nil && stored != nil && !c.IsSet("username") && !c.IsSet("password") && !c.Bool("password-stdin") {
+	if stored != nil && !c.IsSet("username") && !c.IsSet("password") && !c.Bool("password-stdin") {
 		fmt.Fprintln(os.Stderr, "Authenticating with existing credentials...")
 		err := logins.Check(ctx, scope, *stored)
 		if err == nil {
@@ -141,7 +140,7 @@ func askLogin(ctx context.Context, c *cli.Context, stored *pull.Login) (*pull.Lo
 		if stored != nil {
 			prompt = "Username (" + printable(stored.User) + "): "
 		}
-		user, err := ask(ctx, prompt, func() (string, error) { return bufio.NewReaderSize(os.Stdin, 16).ReadString('\n') })
+		user, err := ask(ctx, prompt, typedLine)
 		if err != nil {
 			return nil, err
 		}
@@ -168,18 +167,26 @@ func askLogin(ctx context.Context, c *cli.Context, stored *pull.Login) (*pull.Lo
 
 // askPassword asks on the terminal, which shows nothing of what is typed.
 func askPassword(ctx context.Context) (string, error) {
-	fd := int(os.Stdin.Fd())
-	before, err := term.GetState(fd)
+	show, err := hideTyping(int(os.Stdin.Fd())) // before the prompt, which people and programs answer at once
 	if err != nil {
-		return "", errors.New("stdin is not a terminal to ask for a password: give --password-stdin")
+		return "", errors.New("stdin is not a terminal to ask for a password: give it another way")
 	}
-	// A signal leaves the reading goroutine behind, and the terminal as it set it.
-	defer term.Restore(fd, before)
 	defer fmt.Fprintln(os.Stderr)
-	return ask(ctx, "Password: ", func() (string, error) {
-		b, err := term.ReadPassword(fd)
-		return string(b), err
-	})
+	defer show()
+	s, err := ask(ctx, "Password: ", typedLine)
+	return strings.TrimRight(s, "\r\n"), err
+}
+
+// typedLine reads one line and nothing of the next.
+func typedLine() (string, error) {
+	var line []byte
+	var b [1]byte
+	for {
+		n, err := os.Stdin.Read(b[:])
+		if line = append(line, b[:n]...); err != nil || n > 0 && b[0] == '\n' {
+			return string(line), err
+		}
+	}
 }
 
 // ask shows a prompt and waits for what is typed, or for the end of ctx.

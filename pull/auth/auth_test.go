@@ -45,6 +45,7 @@ func world(t *testing.T, files map[string]string, helpers map[string]string) *Fi
 	}}
 }
 
+// SECURITY case 59 is among these.
 func TestFind(t *testing.T) {
 	login := func(host, user string) string { return fmt.Sprintf(`%q:{"auth":%q}`, host, b64(user+":pass:word")) }
 	docker := func(s ...string) string { return `{"auths":{` + strings.Join(s, ",") + `}}` }
@@ -122,6 +123,7 @@ func TestToken(t *testing.T) {
 	}
 }
 
+// SECURITY case 59.
 func TestSlowHelperIsStopped(t *testing.T) {
 	f := world(t, map[string]string{".docker/config.json": `{"credsStore":"x"}`}, map[string]string{"x": "exec sleep 60"})
 	late := errors.New("late")
@@ -133,6 +135,7 @@ func TestSlowHelperIsStopped(t *testing.T) {
 	}
 }
 
+// SECURITY case 61.
 func TestWarnsOfOthers(t *testing.T) {
 	f := world(t, map[string]string{".docker/config.json": `{"auths":{"q.io":{"auth":"` + b64("a:b") + `"}}}`}, nil)
 	var said []string

@@ -13,6 +13,9 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
+
+	"skiff/pull/transfer"
 )
 
 // Keep stores a login in the first of the files that Find reads, or with the
@@ -22,7 +25,7 @@ import (
 func (f *Finder) Keep(ctx context.Context, host, path, user, password string) (where string, open bool, err error) {
 	file := f.paths()[0]
 	key := keyOf(host, path)
-	err = change(file, func(d *document) error {
+	err = change(ctx, file, func(d *document) error {
 		where, open = file, true
 		d.drop(host, path)
 		helper := d.helper(host)
@@ -48,7 +51,10 @@ func (f *Finder) Keep(ctx context.Context, host, path, user, password string) (w
 // Forget removes the login of a host, or of a namespace of it, from where Keep
 // stores it. found: there was one.
 func (f *Finder) Forget(ctx context.Context, host, path string) (found bool, err error) {
-	err = change(f.paths()[0], func(d *document) error {
+	if _, err := os.Stat(f.paths()[0]); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	err = change(ctx, f.paths()[0], func(d *document) error {
 		found = d.drop(host, path)
 		helper := d.helper(host)
 		if helper == "" || path != "" {
@@ -67,7 +73,10 @@ func (f *Finder) Forget(ctx context.Context, host, path string) (found bool, err
 
 // ForgetAll removes every login from where Keep stores them.
 func (f *Finder) ForgetAll(ctx context.Context) error {
-	return change(f.paths()[0], func(d *document) error {
+	if _, err := os.Stat(f.paths()[0]); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return change(ctx, f.paths()[0], func(d *document) error {
 		keys := map[string]string{} // and who has them
 		for key := range d.auths {
 			if _, path := split(key); path == "" {
@@ -147,7 +156,7 @@ func (d *document) set(key string, entry map[string]string) error {
 // change rewrites a credentials file, or makes it: of mode 0600, replaced by
 // rename, and by one skiff at a time, which holds a lock on the directory. A symbolic
 // link stays, and the file that it leads to is replaced. The owner stays.
-func change(path string, edit func(*document) error) error {
+func change(ctx context.Context, path string, edit func(*document) error) error {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
@@ -160,8 +169,17 @@ func change(path string, edit func(*document) error) error {
 		return err
 	}
 	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return &fs.PathError{Op: "lock", Path: dir, Err: err}
+	for {
+		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if err != syscall.EWOULDBLOCK && err != syscall.EINTR {
+			return &fs.PathError{Op: "lock", Path: dir, Err: err}
+		}
+		if err := transfer.Wait(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
 	}
 	before, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

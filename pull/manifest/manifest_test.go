@@ -18,6 +18,7 @@ func desc(mediaType string) string {
 
 var good = `{"schemaVersion":2,"mediaType":"` + OCIManifest + `","config":` + desc(OCIConfig) + `,"layers":[` + desc(OCILayer+"+gzip") + `]}`
 
+// SECURITY case 71.
 func TestParse(t *testing.T) {
 	unsupported, invalid := new(*UnsupportedError), new(*InvalidError)
 	layers := func(l string) string {

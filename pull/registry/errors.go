@@ -40,11 +40,14 @@ func (c *client) fault(ctx context.Context, err error) error {
 	e := &pull.UnreachableError{Registry: c.host, Reason: pull.Other, Err: bare(err)}
 	var dns *net.DNSError
 	var timeout net.Error
+	var op *net.OpError
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var cert x509.CertificateInvalidError
 	var verify *tls.CertificateVerificationError
 	switch {
+	case errors.As(err, &op) && op.Op == "proxyconnect":
+		e.Reason, e.Err = pull.Proxy, op.Err
 	case errors.As(err, &dns) && !dns.IsTimeout:
 		e.Reason = pull.DNS
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -186,9 +188,10 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 // proxy is the environment's, remembered so that dial lets it be anywhere.
 func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 	u, err := http.ProxyFromEnvironment(req)
-	if err != nil {
-		// The library's error shows the URL, and that may hold a password.
-		return nil, &RefusedError{"proxy", strings.ToUpper(req.URL.Scheme) + "_PROXY is no URL of a proxy"}
+	if name := strings.ToUpper(req.URL.Scheme) + "_PROXY"; err != nil || !isProxy(name) {
+		// The library takes what is no URL for no proxy, or for one of another name. Its
+		// errors show the URL, and that may hold a password.
+		return nil, &RefusedError{name, "it is no URL of a proxy"}
 	}
 	if u != nil {
 		port := u.Port()
@@ -200,6 +203,16 @@ func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 		g.mu.Unlock()
 	}
 	return u, err
+}
+
+// isProxy says whether a variable, in one of its spellings, is empty or may be a proxy's URL.
+func isProxy(name string) bool {
+	value := cmp.Or(os.Getenv(name), os.Getenv(strings.ToLower(name)))
+	if !strings.Contains(value, "://") {
+		value = "http://" + value
+	}
+	_, err := url.Parse(value)
+	return err == nil
 }
 
 func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, error) {

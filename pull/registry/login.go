@@ -23,13 +23,14 @@ type logins struct {
 
 // Check is a pull.Logins's. A registry that lets everybody in takes any login.
 func (l *logins) Check(ctx context.Context, s pull.Scope, login pull.Login) error {
-	set, err := places(s.Host, s.Path, false, l.access)
+	ref := pull.Reference{Host: s.Host, Path: s.Path}
+	set, err := places(ref, l.access)
 	if err != nil {
 		return err
 	}
 	access := l.access
 	access.Login = &login
-	c, err := open(ctx, pull.Reference{Host: s.Host, Path: s.Path}, set.Origin, access, func(string) []string { return nil })
+	c, err := open(ctx, ref, set.Origin, access, func(string) []string { return nil })
 	if err != nil {
 		return err
 	}
@@ -81,6 +82,8 @@ func (l *logins) Stored(ctx context.Context, s pull.Scope) (*pull.Login, error) 
 		return nil, err
 	case c.IdentityToken != "":
 		return &pull.Login{User: "<token>", Password: c.IdentityToken}, nil
+	case c.Username == "":
+		return nil, nil // a token of the registry's, which is no login
 	}
 	return &pull.Login{User: c.Username, Password: c.Password}, nil
 }

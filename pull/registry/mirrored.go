@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"syscall"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -43,8 +44,7 @@ const (
 
 func openMirrors(ctx context.Context, ref pull.Reference, mirrors []hosts.Endpoint, origin *client, access pull.Access) (pull.Registry, error) {
 	m := &mirrored{ref: ref, patience: access.Patience, warn: access.Warn, out: map[*client]bool{}, told: map[*client]bool{}, gave: map[*client]bool{}}
-	// What the user says of the image's registry is for that alone.
-	access.Login, access.Insecure = nil, nil
+	access.Login = nil // is for the image's registry, as --tls-verify=false is for its host
 	access.Patience.Idle = min(access.Patience.Idle, mirrorIdle)
 	access.Patience.Limit = min(access.Patience.Limit, mirrorLimit)
 	access.Patience.Tries = min(access.Patience.Tries, 2)
@@ -268,8 +268,9 @@ func (w *watchful) Read(p []byte) (int, error) {
 func (m *mirrored) Distrust(err error) bool {
 	var unreachable *pull.UnreachableError
 	var busy *pull.BusyError
-	if errors.As(err, &unreachable) || errors.As(err, &busy) {
-		return false // the origin's, after all mirrors
+	var errno syscall.Errno
+	if errors.As(err, &unreachable) || errors.As(err, &busy) || errors.As(err, &errno) {
+		return false // the origin's, after all mirrors; or this machine's own
 	}
 	any := false
 	for _, c := range m.places[:len(m.places)-1] {

@@ -23,7 +23,7 @@ import (
 
 // OpenPush is a push.Opener. The credentials are those of the process's environment.
 func OpenPush(ctx context.Context, ref pull.Reference, access pull.Access, from []string) (push.Registry, error) {
-	set, err := places(ref.Host, ref.Path, false, access)
+	set, err := places(ref, access)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"skiff/pull"
+	"skiff/pull/transfer"
 )
 
 func TestFault(t *testing.T) {
@@ -34,6 +35,7 @@ func TestFault(t *testing.T) {
 	}
 }
 
+// SECURITY cases 58 and 66.
 func TestGuard(t *testing.T) {
 	g := newGuard(rules{registry: "registry.example", insecure: func(h string) bool { return h == "plain.example:5000" }})
 	request := func(url string, before *http.Request) error {
@@ -104,6 +106,7 @@ func TestGuardDial(t *testing.T) {
 	c.Close()
 }
 
+// SECURITY case 63.
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for value, want := range map[string]time.Duration{"7": 7 * time.Second, "Fri, 02 Jan 2026 03:04:15 GMT": 10 * time.Second, "Fri, 02 Jan 2015 03:04:15 GMT": 0} {
@@ -122,5 +125,52 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A set number of tries is kept to, and no wait is longer than the limit.
+func TestRetryTries(t *testing.T) {
+	for _, c := range []struct {
+		tries int
+		after string
+		want  int
+	}{{1, "", 1}, {3, "", 3}, {3, "3600", 1}} {
+		n := 0
+		r := &retry{patience: transfer.Patience{First: time.Microsecond, Limit: time.Second, Tries: c.tries, Even: true}, next: roundTripper(func(req *http.Request) (*http.Response, error) {
+			n++
+			return &http.Response{StatusCode: 503, Header: http.Header{"Retry-After": {c.after}}, Body: http.NoBody}, nil
+		})}
+		req, err := http.NewRequest("GET", "https://q.io/v2/", nil)
+		must(t, err)
+		res, err := r.RoundTrip(req)
+		must(t, err)
+		if n != c.want || res.StatusCode != 503 {
+			t.Errorf("%d tries, Retry-After %q: %d requests", c.tries, c.after, n)
+		}
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// What a file says is sent to a host is sent to no other, wherever it leads.
+func TestHeaderStays(t *testing.T) {
+	var other http.Header
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { other = r.Header }))
+	defer elsewhere.Close()
+	var own http.Header
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		own = r.Header
+		http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+	}))
+	defer s.Close()
+	host := strings.TrimPrefix(s.URL, "http://")
+	g := newGuard(rules{registry: host, root: "/v2/", header: http.Header{"X-Key": {"secret"}}})
+	res, err := (&client{}).over(g).Get(s.URL + "/v2/a/blobs/sha256:1")
+	must(t, err)
+	res.Body.Close()
+	if own.Get("X-Key") != "secret" || other == nil || other.Get("X-Key") != "" {
+		t.Errorf("%v, %v", own, other)
 	}
 }

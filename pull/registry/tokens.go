@@ -15,6 +15,7 @@ import (
 type tokens struct {
 	next     http.RoundTripper
 	registry string // host[:port]
+	root     string // of its API
 
 	mu      sync.Mutex
 	request string // what was asked last, and the answer
@@ -87,6 +88,6 @@ func (t *tokens) forToken(req *http.Request) bool {
 		return false
 	}
 	p := req.URL.Path
-	return !(p == "/v2/" || strings.Contains(p, "/manifests/") || strings.Contains(p, "/blobs/")) &&
+	return !(p == t.root || strings.Contains(p, "/manifests/") || strings.Contains(p, "/blobs/")) &&
 		(req.Method == http.MethodGet || req.Method == http.MethodPost)
 }

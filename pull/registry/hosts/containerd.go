@@ -38,11 +38,12 @@ func (f *Finder) containerd(set *Set, host, repository string) error {
 		roots = append(roots, filepath.Join(c, "containerd/certs.d"))
 	}
 	roots = append(roots, filepath.Join(f.etc(), "containerd/certs.d"))
+	names := []string{host}
+	if name, port, ok := cutPort(host); ok {
+		names = append(names, name+"_"+port+"_")
+	}
 	for _, root := range roots {
-		for _, name := range []string{host, strings.Replace(host, ":", "_", 1) + "_", "_default"} {
-			if name == host+"_" {
-				continue // without a port there is no such spelling
-			}
+		for _, name := range append(names, "_default") {
 			dir := filepath.Join(root, name)
 			b, err := os.ReadFile(filepath.Join(dir, "hosts.toml"))
 			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && os.Getuid() != 0 {
@@ -62,6 +63,15 @@ func (f *Finder) containerd(set *Set, host, repository string) error {
 		}
 	}
 	return nil
+}
+
+// cutPort takes a host's port off. An IPv6 address stands in brackets.
+func cutPort(host string) (name, port string, ok bool) {
+	i := strings.LastIndexByte(host, ':')
+	if i < 0 || strings.HasSuffix(host, "]") {
+		return host, "", false
+	}
+	return host[:i], host[i+1:], true
 }
 
 func (s *Set) hostsToml(dir, text, host, repository string) error {
@@ -103,7 +113,8 @@ func (s *Set) hostsToml(dir, text, host, repository string) error {
 
 // endpoint makes one of a URL of the file; nil if nothing is pulled from there.
 func (c hostConfig) endpoint(dir, where, host, repository string) (*Endpoint, error) {
-	if !strings.Contains(where, "://") {
+	bare := !strings.Contains(where, "://")
+	if bare {
 		where = "https://" + where
 	}
 	u, err := url.Parse(where)
@@ -111,6 +122,9 @@ func (c hostConfig) endpoint(dir, where, host, repository string) (*Endpoint, er
 		return nil, errors.New("a host must be a URL of http or https, without a password")
 	}
 	e := &Endpoint{Host: canonical(u.Host), Scheme: u.Scheme, Repository: repository, Unverified: c.SkipVerify, Tags: true}
+	if bare {
+		e.Scheme = "" // https, but on loopback
+	}
 	root := strings.Trim(u.Path, "/")
 	if !c.OverridePath && root != "v2" && !strings.HasSuffix(root, "/v2") {
 		root = strings.TrimPrefix(root+"/v2", "/")

@@ -63,9 +63,9 @@ type Finder struct {
 	Etc    string              // /etc if empty
 }
 
-// Find returns the places of a repository, whose image is named by a digest or
-// by a tag. The files are read each time.
-func (f *Finder) Find(host, repository string, digest bool) (*Set, error) {
+// Find returns the places of a repository, of which an image is asked for that has
+// a tag, a digest, or both. The files are read each time.
+func (f *Finder) Find(host, repository, tag, digest string) (*Set, error) {
 	name := host + "/" + repository
 	set := &Set{Origin: Endpoint{Host: host, Repository: repository}}
 	for _, list := range [][]string{f.Mirrors, split(f.env("SKIFF_MIRRORS"))} {
@@ -80,11 +80,11 @@ func (f *Finder) Find(host, repository string, digest bool) (*Set, error) {
 		return nil, err
 	}
 	moved := false
-	if r := conf.find(name); r != nil {
+	if r := conf.find(name, ":"+tag, "@"+digest); r != nil {
 		if r.Blocked {
 			return nil, &BlockedError{r.Prefix, r.file}
 		}
-		set.Mirrors = append(set.Mirrors, r.mirrors(name, digest)...)
+		set.Mirrors = append(set.Mirrors, r.mirrors(name, digest != "")...)
 		set.Origin = r.origin(name)
 		moved = set.Origin.Host != host
 	}

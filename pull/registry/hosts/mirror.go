@@ -33,8 +33,8 @@ func mirrorOf(entry, name string) (*Endpoint, error) {
 	if !ok || prefix == "" || where == "" {
 		return nil, fmt.Errorf("mirror %q: it must be REGISTRY=URL, as in docker.io=https://mirror.example", entry)
 	}
-	scheme, rest, ok := strings.Cut(where, "://")
-	if !ok {
+	scheme, rest, given := strings.Cut(where, "://")
+	if !given {
 		scheme, rest = "https", where
 	}
 	u, err := url.Parse(scheme + "://" + rest)
@@ -54,7 +54,9 @@ func mirrorOf(entry, name string) (*Endpoint, error) {
 		return nil, nil
 	}
 	e := at(u.Host+strings.TrimSuffix(u.Path, "/"), name[n:])
-	e.Scheme = u.Scheme
+	if given {
+		e.Scheme = u.Scheme // else https, but on loopback
+	}
 	e.Tags = true
 	return &e, nil
 }

@@ -134,9 +134,13 @@ func (r *registry) check() error {
 		return errors.New("a registry without prefix and location")
 	case strings.Contains(strings.TrimPrefix(r.Prefix, "*."), "*"), strings.Contains(r.Location, "*"):
 		return fmt.Errorf("registry %q: * is only for the beginning of a prefix, as *.example.com", r.Prefix+r.Location)
+	case versioned(r.Prefix) && r.Location == r.Prefix:
+		r.Location = ""
+	case versioned(r.Prefix) && !r.Blocked && (r.Location != "" || len(r.Mirrors) > 0):
+		return fmt.Errorf("registry %q: one image of a repository has no other location or mirrors here", r.Prefix)
 	case r.Prefix == "":
 		r.Prefix = r.Location
-	case r.Location == "" && !wild && !r.Blocked:
+	case r.Location == "" && !wild && !r.Blocked && !versioned(r.Prefix):
 		r.Location = r.Prefix
 	}
 	r.Prefix = canonical(r.Prefix)
@@ -155,11 +159,22 @@ func (r *registry) check() error {
 	return nil
 }
 
-// find returns the registry with the longest prefix that fits, or nil.
-func (c conf) find(name string) *registry {
+// versioned says whether a prefix ends in a tag or a digest.
+func versioned(prefix string) bool {
+	_, path, _ := strings.Cut(prefix, "/")
+	return strings.ContainsAny(path, ":@")
+}
+
+// find returns the registry with the longest prefix that fits, or nil. versions
+// are what may stand behind the name: ":TAG", "@DIGEST".
+func (c conf) find(name string, versions ...string) *registry {
 	var best *registry
 	for _, r := range c {
-		if match(r.Prefix, name) >= 0 && (best == nil || len(r.Prefix) > len(best.Prefix)) {
+		fits := match(r.Prefix, name) >= 0
+		for _, v := range versions {
+			fits = fits || r.Prefix == name+v
+		}
+		if fits && (best == nil || len(r.Prefix) > len(best.Prefix)) {
 			best = r
 		}
 	}
