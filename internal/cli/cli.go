@@ -144,7 +144,7 @@ func sweepCommand() *cli.Command {
 // withinCommand is what a command reads a user's store with; see run.Within.
 func withinCommand() *cli.Command {
 	return &cli.Command{
-		Name: run.WithinVerb, Usage: "run skiff in the user namespace of its containers", Hidden: true, SkipFlagParsing: true,
+		Name: run.WithinVerb, Usage: "run skiff in the user namespace of its containers", Hidden: true,
 		Action: action(run.WithinVerb, func(c *cli.Context) error { return run.EnterWithin(c.Args().Slice()) }),
 	}
 }
