@@ -73,6 +73,7 @@ func (r *slowRegistry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 //	noise=BYTES  a file that does not compress
 //	zeros=BYTES  a file that does
 //	uid=N        an empty file of that owner
+//	closed=N     a directory that only that owner may enter
 //	arch=ARCH    what the image says it is for
 //	stall=yes    the layer before it comes half, then nothing, the first time
 func pushImage(ts *testscript.TestScript, neg bool, args []string) {
@@ -93,6 +94,10 @@ func pushImage(ts *testscript.TestScript, neg bool, args []string) {
 			layers = append(layers, archive(ts, &tar.Header{Name: "zeros", Mode: 0o644, Size: n}, zeros{}))
 		case "uid":
 			layers = append(layers, archive(ts, &tar.Header{Name: "owned", Mode: 0o644, Uid: int(n)}, zeros{}))
+		case "closed":
+			layers = append(layers,
+				archive(ts, &tar.Header{Name: "closed/", Typeflag: tar.TypeDir, Mode: 0o700, Uid: int(n)}, zeros{}),
+				archive(ts, &tar.Header{Name: "closed/file", Mode: 0o600, Uid: int(n), Size: 5000}, zeros{}))
 		case "arch":
 			arch = value
 		case "stall":

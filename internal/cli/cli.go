@@ -30,7 +30,7 @@ var verbs = []struct {
 	{"history", historyCommand}, {"inspect", inspectCommand}, {"manifest", manifestCommand}, {"save", saveCommand}, {"load", loadCommand}, {"lock", lockCommand},
 	{"ps", psCommand}, {"rm", rmCommand},
 	{"system", systemCommand}, {"gc", gcCommand}, {"fsck", fsckCommand}, {"info", infoCommand},
-	{"version", versionCommand}, {run.SweepVerb, sweepCommand},
+	{"version", versionCommand}, {run.SweepVerb, sweepCommand}, {run.WithinVerb, withinCommand},
 }
 
 // commands makes the command that is asked for, or all of them where that is
@@ -149,4 +149,28 @@ func sweepCommand() *cli.Command {
 			return nil
 		}),
 	}
+}
+
+// withinCommand is what a command reads a user's store with; see run.Within.
+func withinCommand() *cli.Command {
+	return &cli.Command{
+		Name: run.WithinVerb, Usage: "run skiff in the user namespace of its containers", Hidden: true,
+		Action: action(run.WithinVerb, func(c *cli.Context) error { return run.EnterWithin(c.Args().Slice()) }),
+	}
+}
+
+// within runs the same command line once more where all files of the store can be
+// read, if that makes a difference; it is done then.
+func within(r *run.Runner) (done bool, err error) {
+	if !r.WantsWithin() {
+		return false, nil
+	}
+	status, err := r.Within(os.Args[1:])
+	if err != nil {
+		return false, err
+	}
+	if status != 0 {
+		return true, exitStatus(status)
+	}
+	return true, nil
 }

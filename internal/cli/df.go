@@ -50,6 +50,11 @@ func df(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.usage.Unread > 0 {
+		if done, err := within(r); done {
+			return err
+		}
+	}
 	if n := d.usage.Unread; n > 0 {
 		say("%d directories belong to other ids and cannot be read: what is in them is not counted", n)
 	}

@@ -94,7 +94,11 @@ func gc(c *cli.Context) error {
 			}
 			freed += removed.Bytes
 		}
-		say("Removed: %s, used %s", name, ago(last))
+		word := "Removed"
+		if c.Bool("dry-run") {
+			word = "Would remove"
+		}
+		say("%s: %s, used %s", word, name, ago(last))
 	}
 	if !c.Bool("dry-run") {
 		say("Total reclaimed space: %s", size(freed))

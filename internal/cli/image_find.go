@@ -167,7 +167,12 @@ func oneFilter(r *run.Runner, key, value string) (func(*store.Image) bool, error
 		if err != nil {
 			return nil, err
 		}
-		return func(i *store.Image) bool { return i.Created.Before(t) }, nil
+		return func(i *store.Image) bool {
+			if i.Created.IsZero() { // by the time that is known
+				return i.Pulled.Before(t)
+			}
+			return i.Created.Before(t)
+		}, nil
 	case "id":
 		hex := strings.TrimPrefix(value, "sha256:")
 		return func(i *store.Image) bool { return strings.HasPrefix(i.ID.Hex, hex) }, nil

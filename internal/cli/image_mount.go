@@ -153,6 +153,9 @@ func diffImages(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if done, err := within(r); done || err != nil {
+		return err
+	}
 	var images []*store.Image
 	for _, name := range c.Args().Slice() {
 		i, err := lookImage(r, name)

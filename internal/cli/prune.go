@@ -67,7 +67,7 @@ func pruneFilter(r *run.Runner, filters []string) (func(*store.Image) bool, erro
 		switch key, _, _ := strings.Cut(f, "="); key {
 		case "until", "label", "label!", "dangling":
 		default:
-			return nil, fmt.Errorf("filter %q: there are until, label and label!", f)
+			return nil, fmt.Errorf("filter %q: there are until, label! and label", f)
 		}
 	}
 	return imageFilter(r, filters)
