@@ -3,6 +3,8 @@ package layers
 import (
 	"strings"
 
+	"skiff/internal/again"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -206,7 +208,7 @@ func (u *unpacker) imply(here int, path, name string, why error) error {
 		if !isWhiteout(&st) {
 			return why
 		}
-		if err := unix.Unlinkat(here, name, 0); err != nil {
+		if err := again.Unlinkat(here, name, 0); err != nil {
 			return err
 		}
 		opaque = true

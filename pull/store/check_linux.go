@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 
+	"skiff/internal/again"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
@@ -247,7 +249,7 @@ func (s *Store) Drop(problems []Problem, inUse InUse) error {
 			continue
 		}
 		to := trash.name + "/" + strings.ReplaceAll(p.path, "/", "_")
-		if err := unix.Renameat(s.fd, p.path, s.fd, to); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := again.Renameat(s.fd, p.path, s.fd, to); err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, explain("drop", s.Path(p.path), err))
 		}
 	}
