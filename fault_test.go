@@ -288,6 +288,8 @@ func (f *faulty) suffer(this fault) (met bool) {
 	case this.errno == "KILL":
 	case this.errno == "EINTR" && (err != nil || strings.Contains(out, "interrupted system call")):
 		complain("the interrupted call was not made again: %v", err)
+	case this.verb == "fsck" && strings.Contains(out, "damaged") && !slices.Contains([]string{"EIO", "EACCES"}, this.errno):
+		complain("a store that is whole is called damaged: %v", err)
 	case err != nil && out == "":
 		complain("no message: %v", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"skiff/internal/again"
 	"skiff/internal/idmap"
 	"skiff/internal/rmtree"
 
@@ -58,7 +59,7 @@ func work(sock int, decompress Decompressor) error {
 	if _, err := receive(sock, &s, buf); err != nil {
 		return fmt.Errorf("setup: %w", err)
 	}
-	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := again.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open root: %w", err)
 	}

@@ -11,7 +11,22 @@
 // closed the descriptor when it is interrupted.
 package again
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// Later says whether an error is of what this process or machine has left, which
+// may be more the next time: it says nothing of the file that it was met at.
+func Later(err error) bool {
+	for _, errno := range [...]unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EAGAIN, unix.EINTR, unix.ENOSPC, unix.EDQUOT} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
 
 func do(call func() error) error {
 	for {

@@ -141,6 +141,8 @@ func (s *Store) checkBlobs(ctx context.Context, r *Report, users map[string][]st
 				problem("its bytes are others")
 			case errors.Is(err, fs.ErrNotExist):
 				continue // collected meanwhile
+			case again.Later(err):
+				return err
 			case err != nil:
 				problem(err.Error())
 			}
@@ -196,7 +198,9 @@ func (s *Store) checkLayer(ctx context.Context, name string, r *Report, users []
 	var err error
 	if !ok {
 		why = []string{"its name is no DiffID"}
-	} else if _, rerr := s.LayerRecord(diffID); rerr != nil {
+	} else if _, rerr := s.LayerRecord(diffID); again.Later(rerr) {
+		err = rerr
+	} else if rerr != nil {
 		why = []string{"its record: " + rerr.Error()}
 	} else {
 		why, err = layer(ctx, diffID)
