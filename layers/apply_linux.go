@@ -122,7 +122,7 @@ func newUnpacker(root *os.File, s *stream, opt Options) (*unpacker, error) {
 	if opt.Split != nil {
 		s.split = tarsplit.NewWriter(opt.Split)
 	}
-	u.dirs.init(u.root)
+	u.dirs.init(u.root, opt.MaxDirs)
 	if err := u.probe(); err != nil {
 		return nil, &os.PathError{Op: "probe", Path: root.Name(), Err: err}
 	}

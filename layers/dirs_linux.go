@@ -21,15 +21,20 @@ type dir struct {
 type dirCache struct {
 	root   dir
 	byName map[string]*dir
+	most   int // of byName
 	ring   dir // sentinel; ring.next was used last
 }
 
-// maxDirs bounds the descriptors that one Apply holds.
+// maxDirs bounds the descriptors that one Apply holds, if its Options do not.
 const maxDirs = 256
 
-func (c *dirCache) init(root int) {
+func (c *dirCache) init(root, most int) {
+	if most <= 0 {
+		most = maxDirs
+	}
+	c.most = most
 	c.root = dir{fd: root, path: "."}
-	c.byName = make(map[string]*dir, maxDirs)
+	c.byName = make(map[string]*dir, most)
 	c.ring.prev, c.ring.next = &c.ring, &c.ring
 }
 
@@ -52,9 +57,9 @@ func (c *dirCache) front(d *dir) {
 }
 
 // put hands fd over. It may close the descriptor of a directory that was not
-// used for maxDirs-1 look-ups.
+// used for most-1 look-ups.
 func (c *dirCache) put(name, path string, fd int) *dir {
-	if len(c.byName) == maxDirs {
+	if len(c.byName) == c.most {
 		old := c.ring.prev
 		old.prev.next, c.ring.prev = &c.ring, old.prev
 		delete(c.byName, old.name)
