@@ -187,13 +187,17 @@ func (s Stack) find(name string, follow bool) (int, unix.Stat_t, error) {
 	}
 }
 
-// open opens the layers, down to one whose root hides the rest.
+// open opens the layers, down to one whose root hides the rest. A layer that is
+// not there is ESTALE: nothing can be said of the file.
 func (s Stack) open() (merged, error) {
 	var m merged
 	for _, dir := range slices.Backward(s.Dirs) {
 		fd, err := again.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			m.close()
+			if err == unix.ENOENT {
+				err = unix.ESTALE
+			}
 			return nil, &os.PathError{Op: "open layer", Path: dir, Err: err}
 		}
 		m = append(m, fd)
