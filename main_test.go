@@ -24,15 +24,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test binary plays skiff, so that scripts run the code under test, and pty.
+// The test binary plays skiff, so that scripts run the code under test, and pty and collect.
 func TestMain(m *testing.M) {
 	if run.Borrowed() {
 		main() // before package testscript looks around
 	}
 	layers.WorkerMain(decompressor) // skiff executes itself, under another name
 	testscript.Main(m, map[string]func(){
-		"skiff": main,
-		"pty":   playTerminal,
+		"skiff":   main,
+		"pty":     playTerminal,
+		"collect": playCollector,
 	})
 }
 
@@ -105,13 +106,14 @@ func scriptsAs(t *testing.T, name string) {
 			t.Fatal(step)
 		}
 	}
-	args := []string{"-test.run=^(TestScripts|TestHostileImages|TestHostileNames|TestBrokenLayerBesideOthers|TestKills|TestColdRunsShareDownloads)$", "-test.v"}
+	args := []string{"-test.run=^(TestScripts|TestHostileImages|TestHostileNames|TestBrokenLayerBesideOthers|TestKills|TestColdRunsShareDownloads|TestFaults|TestCrowd|TestStorm|TestStopped)$", "-test.v"}
 	if deadline, ok := t.Deadline(); ok {
 		args = append(args, "-test.timeout="+time.Until(deadline).Truncate(time.Second).String())
 	}
 	cmd := exec.Command(dir+"/skiff.test", args...)
 	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.HomeDir, "USER=" + name, "TMPDIR=" + dir + "/tmp", "SKIFF_NEED=" + os.Getenv("SKIFF_NEED"), "SKIFF_KILLS=" + os.Getenv("SKIFF_KILLS")}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.HomeDir, "USER=" + name, "TMPDIR=" + dir + "/tmp", "SKIFF_NEED=" + os.Getenv("SKIFF_NEED"), "SKIFF_KILLS=" + os.Getenv("SKIFF_KILLS"),
+		"SKIFF_FAULTS=" + os.Getenv("SKIFF_FAULTS"), "SKIFF_STORM=" + os.Getenv("SKIFF_STORM")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	out, err := cmd.CombinedOutput()
 	if err != nil || testing.Verbose() {

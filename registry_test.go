@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -72,6 +73,8 @@ func (r *slowRegistry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 //
 //	noise=BYTES  a file that does not compress
 //	zeros=BYTES  a file that does
+//	files=N      empty files
+//	dirs=N       directories, each with a file, and then another one in each
 //	uid=N        an empty file of that owner
 //	closed=N     a directory that only that owner may enter
 //	arch=ARCH    what the image says it is for
@@ -92,6 +95,20 @@ func pushImage(ts *testscript.TestScript, neg bool, args []string) {
 			layers = append(layers, archive(ts, &tar.Header{Name: "noise", Mode: 0o644, Size: n}, &noise{}))
 		case "zeros":
 			layers = append(layers, archive(ts, &tar.Header{Name: "zeros", Mode: 0o644, Size: n}, zeros{}))
+		case "files":
+			layers = append(layers, archived(ts, func(w *tar.Writer) {
+				for i := range n {
+					ts.Check(w.WriteHeader(&tar.Header{Name: fmt.Sprintf("files/%d", i), Mode: 0o644}))
+				}
+			}))
+		case "dirs":
+			layers = append(layers, archived(ts, func(w *tar.Writer) {
+				for _, file := range []string{"a", "b"} {
+					for i := range n {
+						ts.Check(w.WriteHeader(&tar.Header{Name: fmt.Sprintf("dirs/%d/%s", i, file), Mode: 0o644}))
+					}
+				}
+			}))
 		case "uid":
 			layers = append(layers, archive(ts, &tar.Header{Name: "owned", Mode: 0o644, Uid: int(n)}, zeros{}))
 		case "closed":
@@ -127,11 +144,18 @@ func pushImage(ts *testscript.TestScript, neg bool, args []string) {
 
 // archive is a layer of one file, packed as it is asked for.
 func archive(ts *testscript.TestScript, h *tar.Header, content io.Reader) v1.Layer {
+	return archived(ts, func(w *tar.Writer) {
+		ts.Check(w.WriteHeader(h))
+		_, err := io.CopyN(w, content, h.Size)
+		ts.Check(err)
+	})
+}
+
+// archived is a layer of what write puts into its archive.
+func archived(ts *testscript.TestScript, write func(*tar.Writer)) v1.Layer {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	ts.Check(w.WriteHeader(h))
-	_, err := io.CopyN(w, content, h.Size)
-	ts.Check(err)
+	write(w)
 	ts.Check(w.Close())
 	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b.Bytes())), nil })
 	ts.Check(err)

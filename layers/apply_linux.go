@@ -13,6 +13,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"skiff/internal/again"
 	"skiff/internal/idmap"
 	"skiff/layers/tarsplit"
 
@@ -126,7 +127,7 @@ func newUnpacker(root *os.File, s *stream, opt Options) (*unpacker, error) {
 		return nil, &os.PathError{Op: "probe", Path: root.Name(), Err: err}
 	}
 	u.aside = newAside(s, u.masked)
-	u.dirs.init(u.root, u.aside.settle)
+	u.dirs.init(u.root, opt.MaxDirs, u.aside.settle)
 	u.meta = append(u.meta, dirMeta{path: ".", mode: 0o755, nsec: timeOmit, uid: uint32(u.uid), gid: uint32(u.gid)})
 	return u, nil
 }
@@ -138,13 +139,13 @@ func (u *unpacker) probe() error {
 	if err := unix.Fchmod(u.root, 0o700); err != nil {
 		return err
 	}
-	if err := unix.Mkdirat(u.root, name, 0o777); err != nil {
+	if err := again.Mkdirat(u.root, name, 0o777); err != nil {
 		return err
 	}
 	var st unix.Stat_t
 	err := unix.Fstatat(u.root, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	u.masked = 0o777 &^ st.Mode
-	return errors.Join(err, unix.Unlinkat(u.root, name, unix.AT_REMOVEDIR))
+	return errors.Join(err, again.Unlinkat(u.root, name, unix.AT_REMOVEDIR))
 }
 
 // run takes the stream apart to its end. Whatever happens, fill returns.
@@ -320,7 +321,7 @@ func (u *unpacker) finishDir(m dirMeta) error {
 	}
 	defer unix.Close(fd)
 	if int64(m.uid) != u.uid || int64(m.gid) != u.gid {
-		if err := unix.Fchown(fd, int(m.uid), int(m.gid)); err != nil {
+		if err := again.Fchown(fd, int(m.uid), int(m.gid)); err != nil {
 			return err
 		}
 	}

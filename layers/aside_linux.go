@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"skiff/internal/again"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -78,7 +80,7 @@ func (a *aside) make(j smallFile) error {
 		if st.Mode&unix.S_IFMT == unix.S_IFREG {
 			a.lost.Store(true)
 		}
-		if err := unix.Unlinkat(j.dir.fd, j.base, 0); err != nil {
+		if err := again.Unlinkat(j.dir.fd, j.base, 0); err != nil {
 			return err
 		}
 		fd, err = create(j.dir.fd, j.base, j.mode)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"skiff/internal/again"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
@@ -42,7 +44,7 @@ func Check(root *os.File, split io.Reader, opt Options, damaged func(Damage)) (v
 		err = aerr
 	}
 	if err == nil {
-		c.walk(damaged)
+		err = c.walk(damaged)
 	}
 	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(digest[:])}, err
 }
@@ -132,13 +134,16 @@ func (c *checker) entry(name string, h *header) {
 	c.want[name] = w
 }
 
-// walk compares the tree.
-func (c *checker) walk(damaged func(Damage)) {
+// walk compares the tree. Its error is that it could not.
+func (c *checker) walk(damaged func(Damage)) error {
 	stack := []string{"."}
 	for len(stack) > 0 {
 		path := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
 		fd, err := openBeneath(c.root, path, unix.O_RDONLY|unix.O_DIRECTORY)
+		if again.Later(err) {
+			return &os.PathError{Op: "open", Path: path, Err: err}
+		}
 		if err != nil {
 			damaged(Damage{path, err.Error()})
 			continue
@@ -169,6 +174,7 @@ func (c *checker) walk(damaged func(Damage)) {
 			damaged(Damage{path, "it is gone"})
 		}
 	}
+	return nil
 }
 
 // throughLink says whether an entry's name leads through a symbolic link, so

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"unsafe"
 
+	"skiff/internal/again"
 	"skiff/internal/idmap"
 	"skiff/internal/plan"
 
@@ -90,7 +91,7 @@ func startConfined(staging string, ids idmap.Map, exe *os.File, mapped, readOnly
 	fds.stderr, fds.socket = high(pipe[1], false), high(pair[1], false)
 	fds.exe = high(int(exe.Fd()), true)
 	var null int
-	if null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
+	if null, err = again.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
 		fds.null = high(null, false)
 	}
 	fds.tree = -1

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"skiff/internal/again"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -24,16 +26,20 @@ type dirCache struct {
 
 	root   dir
 	byName map[string]*dir
+	most   int // of byName
 	ring   dir // sentinel; ring.next was used last
 }
 
-// maxDirs bounds the descriptors that one Apply holds.
+// maxDirs bounds the descriptors that one Apply holds, if its Options do not.
 const maxDirs = 256
 
-func (c *dirCache) init(root int, settle func()) {
-	c.settle = settle
+func (c *dirCache) init(root, most int, settle func()) {
+	if most <= 0 {
+		most = maxDirs
+	}
+	c.most, c.settle = most, settle
 	c.root.fd, c.root.path = root, "."
-	c.byName = make(map[string]*dir, maxDirs)
+	c.byName = make(map[string]*dir, most)
 	c.ring.prev, c.ring.next = &c.ring, &c.ring
 }
 
@@ -56,9 +62,9 @@ func (c *dirCache) front(d *dir) {
 }
 
 // put hands fd over. It may close the descriptor of a directory that was not
-// used for maxDirs-1 look-ups.
+// used for most-1 look-ups.
 func (c *dirCache) put(name, path string, fd int) *dir {
-	if len(c.byName) == maxDirs {
+	if len(c.byName) == c.most {
 		old := c.ring.prev
 		if old.users.Load() > 0 {
 			c.settle()
@@ -217,7 +223,7 @@ func (u *unpacker) imply(here int, path, name string, why error) error {
 		if !isWhiteout(&st) {
 			return why
 		}
-		if err := unix.Unlinkat(here, name, 0); err != nil {
+		if err := again.Unlinkat(here, name, 0); err != nil {
 			return err
 		}
 		opaque = true

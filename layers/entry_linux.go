@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"skiff/internal/again"
 	"skiff/internal/rmtree"
 
 	"golang.org/x/sys/unix"
@@ -83,7 +84,7 @@ func (u *unpacker) makeAside(d *dir, base, path string, h *header, uid, gid int,
 // new file has lost.
 func own(fd int, mode, masked uint32, uid, gid int, chown bool) error {
 	if chown {
-		if err := unix.Fchown(fd, uid, gid); err != nil {
+		if err := again.Fchown(fd, uid, gid); err != nil {
 			return fmt.Errorf("chown to %d:%d: %w", uid, gid, err)
 		}
 	}
@@ -98,7 +99,7 @@ func own(fd int, mode, masked uint32, uid, gid int, chown bool) error {
 
 func create(dir int, base string, mode uint32) (int, error) {
 	for {
-		fd, err := unix.Openat(dir, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode&0o777)
+		fd, err := again.Openat(dir, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode&0o777)
 		if err != unix.EINTR {
 			return fd, err
 		}
@@ -144,7 +145,7 @@ func (u *unpacker) writeSparse(fd int, path string, h *header) error {
 			return err
 		}
 	}
-	return unix.Ftruncate(fd, h.size)
+	return again.Ftruncate(fd, h.size)
 }
 
 // makeDir makes a directory, or gives one that is there new metadata. The root
@@ -194,9 +195,9 @@ func (u *unpacker) makeDir(d *dir, base string, h *header) error {
 
 // mkdir makes a directory that can be worked in until it gets its own mode.
 func (u *unpacker) mkdir(dir int, name string) error {
-	err := unix.Mkdirat(dir, name, 0o700)
+	err := again.Mkdirat(dir, name, 0o700)
 	if err == nil && u.masked&0o700 != 0 {
-		err = unix.Fchmodat(dir, name, 0o700, 0) // no link: made just now
+		err = again.Fchmodat(dir, name, 0o700, 0) // no link: made just now
 	}
 	return err
 }
@@ -210,12 +211,12 @@ func (u *unpacker) makeSymlink(d *dir, base string, h *header) error {
 		return malformed("a symbolic link to nothing")
 	}
 	u.aside.other(join(d.path, base))
-	err = unix.Symlinkat(h.link, d.fd, base)
+	err = again.Symlinkat(h.link, d.fd, base)
 	if err == unix.EEXIST {
 		if d, _, err = u.vacate(d, base); err != nil {
 			return err
 		}
-		err = unix.Symlinkat(h.link, d.fd, base)
+		err = again.Symlinkat(h.link, d.fd, base)
 	}
 	if err != nil {
 		return err
@@ -226,7 +227,7 @@ func (u *unpacker) makeSymlink(d *dir, base string, h *header) error {
 // finishAt gives owner and time to what can't be opened.
 func (u *unpacker) finishAt(d *dir, base string, h *header, uid, gid int, chown bool) error {
 	if chown {
-		if err := unix.Fchownat(d.fd, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err := again.Fchownat(d.fd, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("chown to %d:%d: %w", uid, gid, err)
 		}
 	}
@@ -260,7 +261,7 @@ func (u *unpacker) makeLink(d *dir, base string, h *header) error {
 	case from.path == d.path && targetBase == base:
 		return malformed("to itself")
 	}
-	err = unix.Linkat(from.fd, targetBase, d.fd, base, 0)
+	err = again.Linkat(from.fd, targetBase, d.fd, base, 0)
 	if err == unix.EEXIST {
 		if d, _, err = u.vacate(d, base); err != nil {
 			return err
@@ -269,7 +270,7 @@ func (u *unpacker) makeLink(d *dir, base string, h *header) error {
 		if from, err = u.existingDir(parent); err != nil {
 			return err
 		}
-		err = unix.Linkat(from.fd, targetBase, d.fd, base, 0)
+		err = again.Linkat(from.fd, targetBase, d.fd, base, 0)
 	}
 	return err
 }
@@ -297,12 +298,12 @@ func (u *unpacker) makeNode(d *dir, base string, h *header) error {
 	if err != nil {
 		return err
 	}
-	err = unix.Mknodat(d.fd, base, kind|h.mode&0o777, dev)
+	err = again.Mknodat(d.fd, base, kind|h.mode&0o777, dev)
 	if err == unix.EEXIST {
 		if d, _, err = u.vacate(d, base); err != nil {
 			return err
 		}
-		err = unix.Mknodat(d.fd, base, kind|h.mode&0o777, dev)
+		err = again.Mknodat(d.fd, base, kind|h.mode&0o777, dev)
 	}
 	if err == unix.EPERM && kind != unix.S_IFIFO {
 		u.result.Skipped.Devices++
@@ -312,13 +313,13 @@ func (u *unpacker) makeNode(d *dir, base string, h *header) error {
 		return err
 	}
 	if chown {
-		if err := unix.Fchownat(d.fd, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if err := again.Fchownat(d.fd, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("chown to %d:%d: %w", uid, gid, err)
 		}
 	}
 	if h.mode&^0o777 != 0 || h.mode&u.masked != 0 {
 		// It is no link: it was made just now, and nobody else is here.
-		if err := unix.Fchmodat(d.fd, base, h.mode, 0); err != nil {
+		if err := again.Fchmodat(d.fd, base, h.mode, 0); err != nil {
 			return err
 		}
 	}
@@ -342,7 +343,7 @@ func (u *unpacker) vacate(d *dir, base string) (*dir, bool, error) {
 		}
 	default:
 		u.lost = u.lost || st.Mode&unix.S_IFMT == unix.S_IFREG
-		if err := unix.Unlinkat(d.fd, base, 0); err != nil {
+		if err := again.Unlinkat(d.fd, base, 0); err != nil {
 			return d, false, err
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFLNK {
@@ -361,7 +362,7 @@ func (u *unpacker) vacate(d *dir, base string) (*dir, bool, error) {
 // labels.
 func (u *unpacker) setXattrs(fd int, h *header) {
 	for _, x := range h.xattrs {
-		if !keepXattr(x.name) || unix.Fsetxattr(fd, x.name, []byte(x.value), 0) != nil {
+		if !keepXattr(x.name) || again.Fsetxattr(fd, x.name, []byte(x.value), 0) != nil {
 			u.result.Skipped.Xattrs++
 		}
 	}

@@ -55,6 +55,8 @@ type Options struct {
 	MaxBytes   int64 // of the uncompressed stream, all of it; 0: no limit
 	MaxEntries int64 // of the archive; 0: no limit
 
+	MaxDirs int // directories held open, which saves looking them up; 0: 256
+
 	// Owners gets a record for each entry whose owner or device could not be
 	// made; nil drops them. ReadOwners reads them back.
 	Owners io.Writer

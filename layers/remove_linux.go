@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"skiff/internal/again"
 	"skiff/internal/idmap"
 	"skiff/internal/rmtree"
 
@@ -27,7 +28,7 @@ func Remove(path string, ids idmap.Map) error {
 	if dir == "" {
 		dir = "."
 	}
-	parent, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	parent, err := again.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
 		return nil
 	}

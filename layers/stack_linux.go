@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"skiff/internal/again"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
@@ -71,7 +73,7 @@ func (s Stack) openFile(name string) (fd int, size int64, err error) {
 			err = errNotRegular
 		} else {
 			// The link leads to the very file that was looked at.
-			fd, err = unix.Open("/proc/self/fd/"+strconv.Itoa(found), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+			fd, err = again.Open("/proc/self/fd/"+strconv.Itoa(found), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 		}
 	}
 	if err != nil {
@@ -185,13 +187,17 @@ func (s Stack) find(name string, follow bool) (int, unix.Stat_t, error) {
 	}
 }
 
-// open opens the layers, down to one whose root hides the rest.
+// open opens the layers, down to one whose root hides the rest. A layer that is
+// not there is ESTALE: nothing can be said of the file.
 func (s Stack) open() (merged, error) {
 	var m merged
 	for _, dir := range slices.Backward(s.Dirs) {
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err := again.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			m.close()
+			if err == unix.ENOENT {
+				err = unix.ESTALE
+			}
 			return nil, &os.PathError{Op: "open layer", Path: dir, Err: err}
 		}
 		m = append(m, fd)

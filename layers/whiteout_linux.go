@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"skiff/internal/again"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -47,7 +49,7 @@ func (u *unpacker) whiteout(d *dir, base string) error {
 	u.aside.touch(join(d.path, name))
 	// Mode 0: overlayfs looks at the device number only (kernel commit
 	// a3c751a50fe6 lets a user namespace make these).
-	err := unix.Mknodat(d.fd, name, unix.S_IFCHR, 0)
+	err := again.Mknodat(d.fd, name, unix.S_IFCHR, 0)
 	if err != unix.EEXIST {
 		return err
 	}
@@ -76,7 +78,7 @@ func (u *unpacker) markOpaque(path string) error {
 }
 
 func setOpaque(fd int) error {
-	if err := unix.Fsetxattr(fd, opaqueXattr, []byte("y"), 0); err != nil {
+	if err := again.Fsetxattr(fd, opaqueXattr, []byte("y"), 0); err != nil {
 		return fmt.Errorf("set %s: %w", opaqueXattr, err)
 	}
 	return nil

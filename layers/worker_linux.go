@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"skiff/internal/again"
 	"skiff/internal/idmap"
 	"skiff/internal/rmtree"
 
@@ -48,6 +49,7 @@ func work(sock int, decompress Decompressor) error {
 	// A file over RLIMIT_FSIZE shall be EFBIG, not the end of the worker.
 	signal.Ignore(unix.SIGXFSZ)
 	debug.SetMemoryLimit(workerHeap)
+	dirs := share()
 	// The last thing that could fail to be loaded is loaded; from here on the
 	// process can do nothing but unpack.
 	if err := denyAllElse(); err != nil {
@@ -58,11 +60,11 @@ func work(sock int, decompress Decompressor) error {
 	if _, err := receive(sock, &s, buf); err != nil {
 		return fmt.Errorf("setup: %w", err)
 	}
-	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := again.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open root: %w", err)
 	}
-	w := &confined{sock: sock, root: root, ids: s.IDs, squash: s.Squash, decompress: decompress}
+	w := &confined{sock: sock, root: root, ids: s.IDs, squash: s.Squash, dirs: dirs, decompress: decompress}
 	w.answer(answer{})
 	for {
 		var q request
@@ -77,12 +79,24 @@ func work(sock int, decompress Decompressor) error {
 	}
 }
 
+// share is how many directories each layer may hold open: as many as are good for it,
+// or its part of a low limit of descriptors, which a user's worker cannot raise. Six layers may
+// come at once, and each has a few other files open.
+func share() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || limit.Cur > workerFiles {
+		return maxDirs
+	}
+	return max(2, min(maxDirs, (int(limit.Cur)-16)/6-6))
+}
+
 // confined is a worker seen from inside.
 type confined struct {
 	sock   int
 	root   int
 	ids    idmap.Map
 	squash bool
+	dirs   int // Options.MaxDirs
 
 	decompress Decompressor
 
@@ -139,7 +153,7 @@ func (w *confined) remove(name string) error {
 }
 
 func (w *confined) unpack(job Job, blob io.Reader) (Result, error) {
-	opt := Options{IDs: w.ids, Squash: w.squash, MaxBytes: job.MaxBytes, MaxEntries: job.MaxEntries}
+	opt := Options{IDs: w.ids, Squash: w.squash, MaxDirs: w.dirs, MaxBytes: job.MaxBytes, MaxEntries: job.MaxEntries}
 	dir, err := w.open(job.Dir, unix.O_DIRECTORY)
 	if err != nil {
 		return Result{}, err
@@ -198,7 +212,10 @@ func (w *confined) check(r Read) (*State, error) {
 		s.DiffID, err = Check(dir, split, opt, s.add)
 		return err
 	})
-	return s, err
+	if err != nil {
+		return nil, err // a State without its DiffID cannot be sent
+	}
+	return s, nil
 }
 
 func (w *confined) open(name string, flags int) (*os.File, error) {

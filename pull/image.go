@@ -2,7 +2,9 @@ package pull
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"runtime"
 	"slices"
@@ -75,18 +77,19 @@ func (p *Puller) pull(ctx context.Context, from Source, ref Reference, name stri
 	if err := p.Store.PutBlob(img.ConfigDigest, raw); err != nil {
 		return nil, err
 	}
-	seen := map[v1.Hash]bool{}
-	for i, d := range record.DiffIDs {
-		l, err := p.Store.LayerRecord(d)
-		if err != nil {
+	for try := 0; ; try++ {
+		err := p.tally(record)
+		if err == nil {
+			break
+		}
+		// A collector that began before the claim has a layer in its hand. It gives it
+		// back within milliseconds, unless it was killed.
+		if !errors.Is(err, fs.ErrNotExist) || try == 20 {
 			return nil, err
 		}
-		if l.Opaque {
-			record.First = i
-		}
-		if !seen[d] {
-			seen[d] = true
-			record.Size += l.Size
+		time.Sleep(time.Duration(try) * time.Millisecond)
+		if err := p.layers(ctx, img, record.DiffIDs, name); err != nil {
+			return nil, err
 		}
 	}
 	if p.Account != nil {
@@ -96,6 +99,26 @@ func (p *Puller) pull(ctx context.Context, from Source, ref Reference, name stri
 		return nil, err
 	}
 	return &Pulled{Image: record, Fresh: true, Settle: p.Store.Settle}, nil
+}
+
+// tally adds what the layers' records say to the image's.
+func (p *Puller) tally(record *store.Image) error {
+	record.First, record.Size = 0, 0
+	seen := map[v1.Hash]bool{}
+	for i, d := range record.DiffIDs {
+		l, err := p.Store.LayerRecord(d)
+		if err != nil {
+			return err
+		}
+		if l.Opaque {
+			record.First = i
+		}
+		if !seen[d] {
+			seen[d] = true
+			record.Size += l.Size
+		}
+	}
+	return nil
 }
 
 // platform holds what the config says against what was asked for. An index

@@ -60,7 +60,7 @@ func (r *LayerReader) Check(ctx context.Context, diffID v1.Hash) (layers.State, 
 }
 
 func explainRead(diffID v1.Hash, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && !errors.Is(err, layers.ErrWorker) {
 		return &NoArchiveError{diffID}
 	}
 	return err

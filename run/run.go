@@ -11,6 +11,7 @@ import (
 	"unsafe"
 
 	"skiff/internal/idmap"
+	"skiff/internal/plan"
 	"skiff/internal/signals"
 	"skiff/layers"
 	"skiff/pull/store"
@@ -69,7 +70,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	}
 	defer net.close()
 	if process, err = r.begin(process, o, img, c.ID, net); err != nil {
-		return 0, err
+		return 0, blame(err)
 	}
 	var resume func()
 	if o.Terminal {
@@ -108,7 +109,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 			fmt.Fprintf(r.Stderr, "%8.3f ms  %s\n", float64(took)/1e6, line)
 		})
 	}
-	return status, err
+	return status, blame(err)
 }
 
 // begin starts the init, and another one in the host's user namespace where
@@ -221,8 +222,19 @@ func (r *Runner) create(o *Options, img *store.Image, pr *Process) (*state.Handl
 	return h, nil
 }
 
+// blame finds out whether a start failed for want of a layer: a collector that began
+// before the container was recorded has one in its hand. It gives it back, but a
+// mount does not wait.
+func blame(err error) error {
+	var step *plan.Error
+	if errors.As(err, &step) && errors.Is(step.Err, unix.ENOENT) && (step.Step == "mount overlay" || step.Step == "set lowerdir+") {
+		return fmt.Errorf("layer %w: %w", ErrLayerGone, err)
+	}
+	return err
+}
+
 // ErrLayerGone is a layer that was removed between the look-up of its image
-// and the start: the caller pulls again.
+// and the start: the caller looks again, and pulls again.
 var ErrLayerGone = errors.New("not in the store")
 
 // end removes the container, or writes down how it ended.

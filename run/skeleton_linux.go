@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"skiff/internal/again"
 	"skiff/pull/store"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +58,7 @@ func makeSkeleton(st *store.Store) error {
 	if err := os.Chmod(temp, 0o755); err != nil {
 		return err
 	}
-	err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, filepath.Join(root, filepath.Dir(skeletonDir)), unix.RENAME_NOREPLACE)
+	err = again.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, filepath.Join(root, filepath.Dir(skeletonDir)), unix.RENAME_NOREPLACE)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return &fs.PathError{Op: "rename", Path: temp, Err: err}
 	}

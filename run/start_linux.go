@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"skiff/internal/again"
 	"skiff/internal/idmap"
 	"skiff/internal/plan"
 	"skiff/run/cgroup"
@@ -191,7 +192,7 @@ func (pr *Process) mapTrees(s *Spec, task *plan.Task) error {
 	if !s.Root.IDMapped {
 		return nil
 	}
-	userns, err := unix.Open("/proc/"+strconv.Itoa(pr.PID)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	userns, err := again.Open("/proc/"+strconv.Itoa(pr.PID)+"/ns/user", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open user namespace: %w", err)
 	}

@@ -2,15 +2,18 @@ package run
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 
+	"skiff/internal/again"
 	"skiff/internal/idmap"
 	"skiff/pull/store"
 
 	"github.com/moby/sys/user"
+	"golang.org/x/sys/unix"
 )
 
 // maxAccounts bounds what is read of an image's passwd and group files.
@@ -79,8 +82,15 @@ func findAccount(who string, added []string, read fileReader) (*store.Account, e
 // AccountOf is whom the programs of an image run as when nobody asks for
 // another, for its record; nil if there is no such account.
 func AccountOf(st *store.Store, img *store.Image) *store.Account {
-	a, err := findAccount(img.Config.User, nil, stackOf(st, img).ReadFile)
-	if err != nil {
+	unread := false
+	a, err := findAccount(img.Config.User, nil, func(name string, limit int64) ([]byte, error) {
+		b, err := stackOf(st, img).ReadFile(name, limit)
+		// A collector has a layer in its hand, or descriptors are used up: what is not
+		// read now must not go on record as not there.
+		unread = unread || again.Later(err) || errors.Is(err, unix.ESTALE)
+		return b, err
+	})
+	if err != nil || unread {
 		return nil // to be told to who runs it
 	}
 	return a

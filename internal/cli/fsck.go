@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"skiff/internal/again"
+	"skiff/layers"
 	"skiff/pull"
 	"skiff/pull/store"
 	"skiff/run"
@@ -80,6 +82,8 @@ func checkLayer(ctx context.Context, reader *run.LayerReader, d v1.Hash) ([]stri
 		return nil, store.ErrUnproved
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
+	case errors.Is(err, layers.ErrWorker), again.Later(err):
+		return nil, fmt.Errorf("layer %.12s: %w", d.Hex, err) // says nothing of the layer
 	case err != nil:
 		return []string{err.Error()}, nil
 	}

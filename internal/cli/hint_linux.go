@@ -53,6 +53,10 @@ func hintFor(err error) string {
 		return apparmor
 	case errors.As(err, &space):
 		return "free some space, or put the store elsewhere with --root or SKIFF_ROOT"
+	case errors.Is(err, syscall.EFBIG):
+		return "raise the limit of a file's size, which `ulimit -f` shows"
+	case errors.Is(err, syscall.EMFILE):
+		return "raise the limit of open files, which `ulimit -n` shows"
 	case errors.As(err, &unsafe):
 		return "the store must be yours and writable by nobody else; see --root and SKIFF_ROOT"
 	case errors.As(err, &readOnly):

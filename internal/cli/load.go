@@ -48,6 +48,7 @@ func load(c *cli.Context) error {
 	if err := r.Store.Writable(); err != nil {
 		return err
 	}
+	defer sweepBeside(r)()
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	path, done, err := loadable(ctx, c.String("input"), r.Store)

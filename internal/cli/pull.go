@@ -16,6 +16,7 @@ import (
 	"skiff/run"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 )
 
 // pullFlags are those of every command that may pull.
@@ -46,6 +47,7 @@ func pullCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
+				defer sweepBeside(r)()
 				img, err := pullImage(context.Background(), c, r, name, pull.Always)
 				if err != nil {
 					return err
@@ -132,6 +134,17 @@ func wanted(c *cli.Context) (want manifest.Want, err error) {
 	return want, err
 }
 
+// descriptors refuses a limit that no pull lives with; Go's runtime dies of one
+// below ten without a message of skiff's.
+func descriptors() error {
+	const few = 40
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil && limit.Cur < few {
+		return fmt.Errorf("%d descriptors are too few, %d will do: %w", limit.Cur, 64, unix.EMFILE)
+	}
+	return nil
+}
+
 // pullImage finds or pulls what a word names, by the lock if there shall be one.
 func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, policy pull.Policy) (*pull.Pulled, error) {
 	path, err := lockPath(c)
@@ -163,6 +176,9 @@ func pullReference(ctx context.Context, c *cli.Context, r *run.Runner, ref pull.
 			img.Settle = nil
 			return img, nil
 		}
+	}
+	if err := descriptors(); err != nil {
+		return nil, err
 	}
 	early.Abandon() // this takes long
 	ctx, stop := interruptible(ctx)

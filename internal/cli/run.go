@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"skiff/run"
 
@@ -95,13 +96,14 @@ func runImage(c *cli.Context, name string) error {
 	}
 	r.Early = early
 	ctx := context.Background()
-	for {
+	for try := 1; ; try++ {
 		img, err := ensureImage(ctx, c, r, name)
 		if err != nil {
 			return err
 		}
 		status, err := r.Run(ctx, o, img.Image, img.Settle)
-		if errors.Is(err, run.ErrLayerGone) {
+		if errors.Is(err, run.ErrLayerGone) && try < 20 {
+			time.Sleep(time.Duration(try) * time.Millisecond) // whoever has it in hand gives it back
 			continue
 		}
 		if err != nil {

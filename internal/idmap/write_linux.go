@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"skiff/internal/again"
 	"skiff/internal/plan"
 
 	"golang.org/x/sys/unix"
@@ -96,12 +97,12 @@ func (w *Writing) Wait() error {
 
 // put writes a file of /proc in one write, as id maps demand.
 func put(path, text string) error {
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := again.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
-	if _, err := unix.Write(fd, []byte(text)); err != nil {
+	if err := again.Write(fd, []byte(text)); err != nil {
 		return &os.PathError{Op: "write", Path: path, Err: err}
 	}
 	return nil

@@ -98,7 +98,12 @@ a6:
 failed:
 	MOVQ AX, CX
 	NEGQ CX                   // errno
-	CMPQ CX, $11              // EAGAIN of openat2: once more, see Plan.Call
+	CMPQ CX, $4               // EINTR, but of close: once more, see Plan.Call
+	JNE  busy
+	CMPQ 0(BX), $3
+	JNE  run
+busy:
+	CMPQ CX, $11              // EAGAIN of openat2: once more too
 	JNE  settled
 	CMPQ 0(BX), $437
 	JEQ  run

@@ -74,9 +74,14 @@ a6:
 
 failed:
 	NEG  R0, R9               // errno
-	CMP  $11, R9              // EAGAIN of openat2: once more, see Plan.Call
-	BNE  settled
 	MOVD 0(R20), R10
+	CMP  $4, R9               // EINTR, but of close: once more, see Plan.Call
+	BNE  busy
+	CMP  $57, R10
+	BNE  run
+busy:
+	CMP  $11, R9              // EAGAIN of openat2: once more too
+	BNE  settled
 	CMP  $437, R10
 	BEQ  run
 

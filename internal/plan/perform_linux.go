@@ -55,6 +55,9 @@ func (t *Task) perform(o *op) syscall.Errno {
 		return 0
 	}
 	r, _, errno := syscall.RawSyscall6(uintptr(o.nr), a[0], a[1], a[2], a[3], a[4], a[5])
+	for errno == unix.EINTR && o.nr != unix.SYS_CLOSE || errno == unix.EAGAIN && o.nr == unix.SYS_OPENAT2 {
+		r, _, errno = syscall.RawSyscall6(uintptr(o.nr), a[0], a[1], a[2], a[3], a[4], a[5])
+	}
 	if errno == 0 && o.zero != 0 && r != 0 {
 		errno = syscall.Errno(o.zero)
 	}

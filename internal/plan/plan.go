@@ -218,7 +218,8 @@ type Op struct {
 //
 // openat2 is tried again when it says EAGAIN: somebody on this machine renamed
 // or mounted something while it followed a "..", which says nothing about the
-// path. Source: openat2(2), RESOLVE_IN_ROOT.
+// path. Source: openat2(2), RESOLVE_IN_ROOT. Every call but close is tried again when
+// it says EINTR, as from a store on FUSE or NFS.
 func (p *Plan) Call(step string, nr uintptr, args ...Arg) Op {
 	return p.add(step, uint64(nr), args)
 }

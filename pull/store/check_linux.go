@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 
+	"skiff/internal/again"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
@@ -139,6 +141,8 @@ func (s *Store) checkBlobs(ctx context.Context, r *Report, users map[string][]st
 				problem("its bytes are others")
 			case errors.Is(err, fs.ErrNotExist):
 				continue // collected meanwhile
+			case again.Later(err):
+				return err
 			case err != nil:
 				problem(err.Error())
 			}
@@ -194,7 +198,9 @@ func (s *Store) checkLayer(ctx context.Context, name string, r *Report, users []
 	var err error
 	if !ok {
 		why = []string{"its name is no DiffID"}
-	} else if _, rerr := s.LayerRecord(diffID); rerr != nil {
+	} else if _, rerr := s.LayerRecord(diffID); again.Later(rerr) {
+		err = rerr
+	} else if rerr != nil {
 		why = []string{"its record: " + rerr.Error()}
 	} else {
 		why, err = layer(ctx, diffID)
@@ -247,7 +253,7 @@ func (s *Store) Drop(problems []Problem, inUse InUse) error {
 			continue
 		}
 		to := trash.name + "/" + strings.ReplaceAll(p.path, "/", "_")
-		if err := unix.Renameat(s.fd, p.path, s.fd, to); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := again.Renameat(s.fd, p.path, s.fd, to); err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, explain("drop", s.Path(p.path), err))
 		}
 	}

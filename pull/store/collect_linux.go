@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"skiff/internal/again"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
@@ -91,7 +93,7 @@ func (s *Store) collect(ctx context.Context, inUse InUse, grace time.Duration, o
 	var gone []string
 	for _, name := range dead {
 		to := trash.name + "/" + strings.ReplaceAll(name, "/", "_")
-		if err := unix.Renameat(s.fd, name, s.fd, to); err == nil {
+		if err := again.Renameat(s.fd, name, s.fd, to); err == nil {
 			gone = append(gone, name)
 		} else if !errors.Is(err, unix.ENOENT) {
 			return r, explain("collect", s.Path(name), err)
@@ -100,7 +102,7 @@ func (s *Store) collect(ctx context.Context, inUse InUse, grace time.Duration, o
 	back := func(name string) {
 		to := trash.name + "/" + strings.ReplaceAll(name, "/", "_")
 		// EEXIST: it has been pulled anew; then this one is garbage after all.
-		unix.Renameat2(s.fd, to, s.fd, name, unix.RENAME_NOREPLACE)
+		again.Renameat2(s.fd, to, s.fd, name, unix.RENAME_NOREPLACE)
 	}
 	used, err = s.used(inUse)
 	for _, name := range gone {
@@ -126,7 +128,7 @@ func (s *Store) collect(ctx context.Context, inUse InUse, grace time.Duration, o
 // opened it before sees that it no longer has its name (tryLock).
 func (s *Store) dropLock(name string) {
 	if l, err := s.tryLock(name); err == nil {
-		unix.Unlinkat(s.fd, "locks/"+name, 0)
+		again.Unlinkat(s.fd, "locks/"+name, 0)
 		l.unlock()
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"skiff/internal/again"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
@@ -185,7 +187,7 @@ func (s *Store) RemoveImage(ctx context.Context, ref string, inUse InUse) (Remov
 	if err := s.Writable(); err != nil {
 		return Removed{}, err
 	}
-	if err := unix.Unlinkat(s.fd, imagePath(ref), 0); errors.Is(err, unix.ENOENT) {
+	if err := again.Unlinkat(s.fd, imagePath(ref), 0); errors.Is(err, unix.ENOENT) {
 		return Removed{}, &AbsentError{Name: ref}
 	} else if err != nil {
 		return Removed{}, explain("remove", s.Path(imagePath(ref)), err)

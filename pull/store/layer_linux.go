@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"skiff/internal/again"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
@@ -162,9 +164,9 @@ func (s *Store) StageLayer(ctx context.Context, diffID v1.Hash) (*Stage, error) 
 		name string
 		mode uint32
 	}{{"/layer", 0o700}, {"/layer/fs", 0o755}} {
-		err := unix.Mkdirat(s.fd, t.name+d.name, d.mode)
+		err := again.Mkdirat(s.fd, t.name+d.name, d.mode)
 		if err == nil {
-			err = unix.Fchmodat(s.fd, t.name+d.name, d.mode, 0)
+			err = again.Fchmodat(s.fd, t.name+d.name, d.mode, 0)
 		}
 		if err != nil {
 			st.Abort()
@@ -205,11 +207,11 @@ func (st *Stage) Commit(r LayerRecord) error {
 		marker, err = s.mark(st.key)
 	}
 	if err == nil {
-		err = unix.Renameat2(s.fd, st.temp.name+"/layer", s.fd, "layers/"+st.key, unix.RENAME_NOREPLACE)
+		err = again.Renameat2(s.fd, st.temp.name+"/layer", s.fd, "layers/"+st.key, unix.RENAME_NOREPLACE)
 		if errors.Is(err, unix.EINVAL) {
 			// A file system without the flag (some FUSE). A plain rename does not
 			// replace a directory with something in it either: ENOTEMPTY.
-			err = unix.Renameat(s.fd, st.temp.name+"/layer", s.fd, "layers/"+st.key)
+			err = again.Renameat(s.fd, st.temp.name+"/layer", s.fd, "layers/"+st.key)
 		}
 		if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTEMPTY) {
 			s.unmark(marker) // the winner's layer has a marker of its own
@@ -238,18 +240,18 @@ func (st *Stage) Abort() {
 func (s *Store) mark(key string) (string, error) {
 	name := "unsynced/" + key + "." + random()
 	for {
-		err := unix.Symlinkat(bootID(), s.fd, name)
+		err := again.Symlinkat(bootID(), s.fd, name)
 		if !errors.Is(err, unix.ENOENT) {
 			return name, explain("create", s.Path(name), err)
 		}
 		// Settle removes the directory when the last marker has gone.
-		if err := unix.Mkdirat(s.fd, "unsynced", 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := again.Mkdirat(s.fd, "unsynced", 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 			return "", explain("make", s.Path("unsynced"), err)
 		}
 	}
 }
 
-func (s *Store) unmark(name string) { unix.Unlinkat(s.fd, name, 0) }
+func (s *Store) unmark(name string) { again.Unlinkat(s.fd, name, 0) }
 
 // Settle makes every layer published before the call durable by one syncfs(2), and
 // then removes their markers: data is written before the marker is made, so what
@@ -264,13 +266,13 @@ func (s *Store) Settle(ctx context.Context) error {
 		return err
 	}
 	if len(markers) > 0 {
-		fd, err := unix.Openat(s.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err := again.Openat(s.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return explain("open", s.root, err)
 		}
 		done := make(chan error, 1)
 		go func() {
-			done <- unix.Syncfs(fd)
+			done <- again.Syncfs(fd)
 			unix.Close(fd)
 		}()
 		select {
@@ -287,7 +289,7 @@ func (s *Store) Settle(ctx context.Context) error {
 			s.unmark("unsynced/" + m)
 		}
 	}
-	unix.Unlinkat(s.fd, "unsynced", unix.AT_REMOVEDIR) // ENOTEMPTY: somebody published meanwhile
+	again.Unlinkat(s.fd, "unsynced", unix.AT_REMOVEDIR) // ENOTEMPTY: somebody published meanwhile
 	return nil
 }
 
@@ -371,12 +373,12 @@ func (s *Store) drop() error {
 	defer trash.Leave()
 	for _, m := range markers {
 		k := markerKey(m)
-		err := unix.Renameat(s.fd, "layers/"+k, s.fd, trash.name+"/"+k)
+		err := again.Renameat(s.fd, "layers/"+k, s.fd, trash.name+"/"+k)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return explain("drop", s.Path("layers", k), err)
 		}
 		s.unmark("unsynced/" + m)
 	}
-	unix.Unlinkat(s.fd, "unsynced", unix.AT_REMOVEDIR)
+	again.Unlinkat(s.fd, "unsynced", unix.AT_REMOVEDIR)
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"skiff/internal/again"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -25,7 +27,7 @@ var errBusy = errors.New("locked")
 func (s *Store) tryLock(name string) (*lock, error) {
 	path := "locks/" + name
 	for {
-		fd, err := unix.Openat(s.fd, path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+		fd, err := again.Openat(s.fd, path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, explain("open lock", s.Path(path), err)
 		}

@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 
+	"skiff/internal/again"
 	"skiff/internal/rmtree"
 
 	"golang.org/x/sys/unix"
@@ -28,7 +29,7 @@ func (s *Store) walkRemove(path string) error {
 	dir, base := s.fd, path
 	for i := len(path) - 1; i >= 0; i-- {
 		if path[i] == '/' {
-			fd, err := unix.Openat(s.fd, path[:i], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+			fd, err := again.Openat(s.fd, path[:i], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 			if err != nil {
 				return err
 			}

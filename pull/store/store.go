@@ -52,6 +52,8 @@ import (
 	"sync"
 	"time"
 
+	"skiff/internal/again"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -144,7 +146,7 @@ func Open(root string) (*Store, error) {
 
 // openDir opens a directory to look things up in.
 func openDir(path string) (int, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := again.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
@@ -195,10 +197,10 @@ func (s *Store) prepare() error {
 		return err
 	}
 	for _, room := range rooms {
-		if err := unix.Mkdirat(s.fd, room, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := again.Mkdirat(s.fd, room, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 			return explain("make", s.Path(room), err)
 		} else if err == nil {
-			if err := unix.Fchmodat(s.fd, room, 0o700, 0); err != nil {
+			if err := again.Fchmodat(s.fd, room, 0o700, 0); err != nil {
 				return explain("make", s.Path(room), err)
 			}
 		}
@@ -227,7 +229,7 @@ func (s *Store) CheckVersion() error {
 
 // readFile reads a small file of the store; longer than limit is an error.
 func (s *Store) readFile(name string, limit int) ([]byte, error) {
-	fd, err := unix.Openat(s.fd, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	fd, err := again.Openat(s.fd, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, explain("open", s.Path(name), err)
 	}
@@ -262,8 +264,8 @@ func (s *Store) writeFile(name string, content []byte) error {
 	if err := s.create(tmp, content); err != nil {
 		return err
 	}
-	if err := unix.Renameat(s.fd, tmp, s.fd, name); err != nil {
-		unix.Unlinkat(s.fd, tmp, 0)
+	if err := again.Renameat(s.fd, tmp, s.fd, name); err != nil {
+		again.Unlinkat(s.fd, tmp, 0)
 		return explain("rename", s.Path(name), err)
 	}
 	return nil
@@ -271,7 +273,7 @@ func (s *Store) writeFile(name string, content []byte) error {
 
 // create writes a new file; nothing is left of it after an error.
 func (s *Store) create(name string, content []byte) error {
-	fd, err := unix.Openat(s.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	fd, err := again.Openat(s.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return explain("create", s.Path(name), err)
 	}
@@ -281,7 +283,7 @@ func (s *Store) create(name string, content []byte) error {
 		err = cerr // NFS and quotas speak up only here
 	}
 	if err != nil {
-		unix.Unlinkat(s.fd, name, 0)
+		again.Unlinkat(s.fd, name, 0)
 		var has *fs.PathError
 		if errors.As(err, &has) {
 			err = has.Err // the path in it begins at the store
@@ -293,7 +295,7 @@ func (s *Store) create(name string, content []byte) error {
 
 // names lists a directory of the store; one that is not there is empty.
 func (s *Store) names(dir string) ([]string, error) {
-	fd, err := unix.Openat(s.fd, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	fd, err := again.Openat(s.fd, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
@@ -324,7 +326,7 @@ func (s *Store) now() (time.Time, error) {
 	if err := s.create(name, nil); err != nil {
 		return time.Time{}, err
 	}
-	defer unix.Unlinkat(s.fd, name, 0)
+	defer again.Unlinkat(s.fd, name, 0)
 	var st unix.Stat_t
 	if err := unix.Fstatat(s.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return time.Time{}, explain("stat", s.Path(name), err)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"skiff/internal/again"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -32,7 +34,7 @@ func (s *Store) NewTemp(kind string) (*Temp, error) {
 	}
 	for {
 		t := &Temp{s: s, name: "tmp/" + kind + "-" + random()}
-		if err := unix.Mkdirat(s.fd, t.name, 0o700); err != nil {
+		if err := again.Mkdirat(s.fd, t.name, 0o700); err != nil {
 			return nil, explain("make", s.Path(t.name), err)
 		}
 		// A sweep that comes between the mkdir and the lock takes the directory for
@@ -43,7 +45,7 @@ func (s *Store) NewTemp(kind string) (*Temp, error) {
 			return t, nil
 		}
 		if !errors.Is(err, errBusy) && !errors.Is(err, unix.ENOENT) {
-			unix.Unlinkat(s.fd, t.name, unix.AT_REMOVEDIR)
+			again.Unlinkat(s.fd, t.name, unix.AT_REMOVEDIR)
 			return nil, err
 		}
 	}
@@ -52,7 +54,7 @@ func (s *Store) NewTemp(kind string) (*Temp, error) {
 // lockTemp locks the directory's own lock file, errBusy if somebody has.
 func (s *Store) lockTemp(name string) (int, error) {
 	path := name + "/lock"
-	fd, err := unix.Openat(s.fd, path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	fd, err := again.Openat(s.fd, path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return -1, explain("create", s.Path(path), err)
 	}
@@ -108,7 +110,7 @@ func (s *Store) temps(kind string) ([]string, error) {
 		if k, _, _ := strings.Cut(name, "-"); kind != "" && k != kind {
 			continue
 		}
-		fd, err := unix.Openat(s.fd, "tmp/"+name+"/lock", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		fd, err := again.Openat(s.fd, "tmp/"+name+"/lock", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			continue
 		}
@@ -187,5 +189,5 @@ func (s *Store) sweepFile(path string) error {
 	if now.Sub(time.Unix(st.Ctim.Unix())) < time.Hour {
 		return nil
 	}
-	return unix.Unlinkat(s.fd, path, 0)
+	return again.Unlinkat(s.fd, path, 0)
 }

@@ -29,6 +29,8 @@ import (
 	"syscall"
 	"time"
 
+	"skiff/internal/again"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -108,10 +110,10 @@ func (h *Handle) make() (err error) {
 		return err
 	}
 	defer unix.Close(making)
-	if err := unix.Mkdirat(making, h.ID, 0o700); err != nil {
+	if err := again.Mkdirat(making, h.ID, 0o700); err != nil {
 		return &fs.PathError{Op: "mkdir", Path: h.Path(), Err: err}
 	}
-	if h.lock, err = unix.Openat(making, h.ID, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+	if h.lock, err = again.Openat(making, h.ID, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return &fs.PathError{Op: "open", Path: h.Path(), Err: err}
 	}
 	// Somebody who lists containers may just be trying the lock, and leaves it.
@@ -123,7 +125,7 @@ func (h *Handle) make() (err error) {
 	}
 	for _, name := range []string{"upper", "work"} {
 		// The root directory of the container takes its mode from upper.
-		if err := unix.Mkdirat(h.lock, name, 0o755); err != nil {
+		if err := again.Mkdirat(h.lock, name, 0o755); err != nil {
 			return &fs.PathError{Op: "mkdir", Path: h.Path(name), Err: err}
 		}
 	}
@@ -133,12 +135,12 @@ func (h *Handle) make() (err error) {
 // open opens the directory of all containers, which it makes if there is none,
 // and locks it as flock(2) does.
 func (d Dir) open(how int) (int, error) {
-	fd, err := unix.Open(d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := again.Open(d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
 		if err := os.MkdirAll(d.path, 0o700); err != nil {
 			return -1, err
 		}
-		fd, err = unix.Open(d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err = again.Open(d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
 		return -1, &fs.PathError{Op: "open", Path: d.path, Err: err}
@@ -190,11 +192,11 @@ func (d Dir) claim(name, id string) error {
 // write writes the record to a file of the container's directory.
 func (h *Handle) write(name string) error {
 	text := h.appendJSON(nil)
-	fd, err := unix.Openat(h.lock, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	fd, err := again.Openat(h.lock, name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return &fs.PathError{Op: "create", Path: h.Path(name), Err: err}
 	}
-	_, err = unix.Write(fd, text)
+	err = again.Write(fd, text)
 	if errClose := unix.Close(fd); err == nil {
 		err = errClose
 	}
@@ -212,7 +214,7 @@ func (h *Handle) Save() error {
 	if err := h.write("container.json.new"); err != nil {
 		return err
 	}
-	if err := unix.Renameat(h.lock, "container.json.new", h.lock, "container.json"); err != nil {
+	if err := again.Renameat(h.lock, "container.json.new", h.lock, "container.json"); err != nil {
 		return &fs.PathError{Op: "rename", Path: h.Path("container.json"), Err: err}
 	}
 	return nil
@@ -224,7 +226,7 @@ func (h *Handle) Started(pid int) error {
 	if h.lock < 0 {
 		return nil
 	}
-	if err := unix.Symlinkat(strconv.Itoa(pid), h.lock, "pid"); err != nil {
+	if err := again.Symlinkat(strconv.Itoa(pid), h.lock, "pid"); err != nil {
 		return &fs.PathError{Op: "symlink", Path: h.Path("pid"), Err: err}
 	}
 	return nil
@@ -236,7 +238,7 @@ func (h *Handle) Ended() {
 	if h.lock < 0 {
 		return
 	}
-	unix.Unlinkat(h.lock, "pid", 0)
+	again.Unlinkat(h.lock, "pid", 0)
 }
 
 // Discard removes the container: its name, then its directory, by remove if
@@ -256,23 +258,23 @@ func (h *Handle) Discard(remove func(path string) error) error {
 // removeEmpty removes the directory by the few calls that suffice when the
 // container wrote nothing.
 func (h *Handle) removeEmpty() bool {
-	if unix.Unlinkat(h.lock, "upper", unix.AT_REMOVEDIR) != nil {
+	if again.Unlinkat(h.lock, "upper", unix.AT_REMOVEDIR) != nil {
 		return false
 	}
 	// What overlay leaves of a volatile mount, in directories of mode 0.
 	left := [...]string{"work/work", "work/work/incompat", "work/work/incompat/volatile"}
 	if os.Geteuid() != 0 {
 		for _, dir := range left {
-			unix.Fchmodat(h.lock, dir, 0o700, 0)
+			again.Fchmodat(h.lock, dir, 0o700, 0)
 		}
 	}
-	unix.Unlinkat(h.lock, "work/work/incompat/volatile/dirty", 0)
+	again.Unlinkat(h.lock, "work/work/incompat/volatile/dirty", 0)
 	for _, dir := range slices.Backward(left[:]) {
-		unix.Unlinkat(h.lock, dir, unix.AT_REMOVEDIR)
+		again.Unlinkat(h.lock, dir, unix.AT_REMOVEDIR)
 	}
-	unix.Unlinkat(h.lock, "work", unix.AT_REMOVEDIR)
-	unix.Unlinkat(h.lock, "pid", 0)
-	unix.Unlinkat(h.lock, "container.json", 0)
+	again.Unlinkat(h.lock, "work", unix.AT_REMOVEDIR)
+	again.Unlinkat(h.lock, "pid", 0)
+	again.Unlinkat(h.lock, "container.json", 0)
 	return unix.Rmdir(h.Path()) == nil
 }
 
@@ -356,7 +358,7 @@ func (d Dir) status(id string) string {
 }
 
 func (d Dir) lock(id string) (int, error) {
-	fd, err := unix.Open(filepath.Join(d.path, id), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := again.Open(filepath.Join(d.path, id), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
