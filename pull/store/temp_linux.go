@@ -127,6 +127,9 @@ func (s *Store) temps(kind string) ([]string, error) {
 // use and what it may not remove, and reports the first such error when it
 // is through. Then it settles what a killed pull has not, unless another one runs. A read-only store has nothing to sweep.
 func (s *Store) Sweep(ctx context.Context) error {
+	if !s.exists("tmp") {
+		return nil // never written to
+	}
 	if err := s.Writable(); err != nil {
 		var readonly *ReadOnlyError
 		if errors.As(err, &readonly) {
