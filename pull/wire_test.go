@@ -195,7 +195,9 @@ func TestWire(t *testing.T) {
 			n.Store(0)
 			w.on(c.spoil)
 			p := newPuller(t)
-			p.Idle = 300 * time.Millisecond
+			if strings.HasPrefix(c.name, "drops") {
+				p.Idle = 300 * time.Millisecond
+			}
 			p.RetryLimit = 50 * time.Millisecond
 			img, err := p.Ensure(context.Background(), w.ref("a:1"), Always)
 			if c.want == nil && err != nil || c.want != nil && !c.want(err) {
