@@ -255,7 +255,7 @@ func TestBadFiles(t *testing.T) {
 		"header \"x\"":               {hosts: "[host.'https://m.io']\n[host.'https://m.io'.header]\nx=1\n"},
 		"has no key":                 {"etc/docker/certs.d/q.io/a.cert": ""},
 		"has no certificate":         {"etc/docker/certs.d/q.io/a.key": ""},
-		"must be REGISTRY=URL":       {"env:SKIFF_MIRRORS": "https://m.io"},
+		"must be REGISTRY=URL":       {"env:SKIFF_MIRRORS": "https://me:secret@m.io"},
 		"a URL holds no password":    {"env:SKIFF_MIRRORS": "q.io=https://me:secret@m.io"},
 		"it must be http":            {"env:SKIFF_MIRRORS": "q.io=ftp://m.io"},
 		"mirror of q.io: it is no U": {"env:SKIFF_MIRRORS": "q.io=https://me:secret@%zz"},
