@@ -104,7 +104,9 @@ func TestMirrors(t *testing.T) {
 				return false
 			})
 			p := newPuller(t)
-			p.Idle = 300 * time.Millisecond
+			if strings.Contains(c.name, "stalls") {
+				p.Idle = 300 * time.Millisecond
+			}
 			p.RetryLimit = 50 * time.Millisecond
 			p.Reach.Mirrors = []string{origin.host + "=http://" + mirror.host + "/sub"}
 			var said []string
@@ -125,7 +127,7 @@ func TestMirrors(t *testing.T) {
 				t.Errorf("the origin had %d requests, %d of them for %s", all, part, c.rest)
 			}
 			if strings.HasPrefix(c.rest, "/blobs/sha256") {
-				if s := start.Load(); s == nil || !strings.HasPrefix(*s, "bytes=20971") && !strings.HasPrefix(*s, "bytes=19") && !strings.HasPrefix(*s, "bytes=20") {
+				if s := start.Load(); s == nil || !strings.HasPrefix(*s, "bytes=") || strings.HasPrefix(*s, "bytes=0-") {
 					t.Errorf("the origin was asked for %v", s)
 				}
 			}

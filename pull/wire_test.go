@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"skiff/pull/manifest"
 )
 
@@ -193,7 +195,9 @@ func TestWire(t *testing.T) {
 			n.Store(0)
 			w.on(c.spoil)
 			p := newPuller(t)
-			p.Idle = 300 * time.Millisecond
+			if strings.HasPrefix(c.name, "drops") {
+				p.Idle = 300 * time.Millisecond
+			}
 			p.RetryLimit = 50 * time.Millisecond
 			img, err := p.Ensure(context.Background(), w.ref("a:1"), Always)
 			if c.want == nil && err != nil || c.want != nil && !c.want(err) {
@@ -207,5 +211,24 @@ func TestWire(t *testing.T) {
 			}
 			clean(t, p.Store)
 		})
+	}
+}
+
+// SECURITY case 71: a layer that an image has two hundred times is brought here once.
+func TestEqualLayers(t *testing.T) {
+	w := newWorld(t)
+	layer := layerOf(t, "one", 10)
+	var all []v1.Layer
+	for range 200 {
+		all = append(all, layer)
+	}
+	w.push("a:1", imageOf(t, "amd64", all...))
+	w.on(nil)
+	img, err := newPuller(t).Ensure(context.Background(), w.ref("a:1"), Missing)
+	must(t, err)
+	digest, err := layer.Digest()
+	must(t, err)
+	if n := w.count("GET /v2/a/blobs/" + digest.String()); n != 1 || len(img.DiffIDs) != 200 {
+		t.Errorf("%d requests, %d layers", n, len(img.DiffIDs))
 	}
 }

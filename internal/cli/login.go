@@ -150,7 +150,7 @@ func askLogin(ctx context.Context, c *cli.Context, stored *pull.Login) (*pull.Lo
 	}
 	if l.Password == "" && !c.IsSet("password") && !c.Bool("password-stdin") {
 		var err error
-		if l.Password, err = askPassword(ctx); err != nil {
+		if l.Password, err = askPassword(ctx, "--password-stdin"); err != nil {
 			return nil, err
 		}
 	}
@@ -165,11 +165,12 @@ func askLogin(ctx context.Context, c *cli.Context, stored *pull.Login) (*pull.Lo
 	return l, nil
 }
 
-// askPassword asks on the terminal, which shows nothing of what is typed.
-func askPassword(ctx context.Context) (string, error) {
+// askPassword asks on the terminal, which shows nothing of what is typed. instead is
+// for who has none.
+func askPassword(ctx context.Context, instead string) (string, error) {
 	show, err := hideTyping(int(os.Stdin.Fd())) // before the prompt, which people and programs answer at once
 	if err != nil {
-		return "", errors.New("stdin is not a terminal to ask for a password: give it another way")
+		return "", errors.New("stdin is not a terminal to ask for a password: use " + instead)
 	}
 	defer fmt.Fprintln(os.Stderr)
 	defer show()

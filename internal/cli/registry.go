@@ -46,7 +46,7 @@ func accessOf(c *cli.Context, host string) (*pull.Access, error) {
 	a.Mirrors, a.CertDir, a.AuthFile = c.StringSlice("mirror"), c.String("cert-dir"), c.String("authfile")
 	for _, m := range a.Mirrors {
 		if registry, url, _ := strings.Cut(m, "="); registry == "" || url == "" {
-			return nil, fmt.Errorf("--mirror %q: it must be REGISTRY=URL, as in docker.io=https://mirror.example", m)
+			return nil, errors.New("--mirror must be REGISTRY=URL, as in docker.io=https://mirror.example")
 		}
 	}
 	if creds := c.String("creds"); creds != "" {
@@ -62,7 +62,7 @@ func accessOf(c *cli.Context, host string) (*pull.Access, error) {
 // completeLogin asks for the password that --creds left out.
 func completeLogin(ctx context.Context, c *cli.Context, a *pull.Access) (err error) {
 	if a.Login != nil && !strings.Contains(c.String("creds"), ":") {
-		a.Login.Password, err = askPassword(ctx)
+		a.Login.Password, err = askPassword(ctx, "--creds USER:PASSWORD")
 	}
 	return err
 }

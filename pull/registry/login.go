@@ -24,13 +24,13 @@ type logins struct {
 // Check is a pull.Logins's. A registry that lets everybody in takes any login.
 func (l *logins) Check(ctx context.Context, s pull.Scope, login pull.Login) error {
 	ref := pull.Reference{Host: s.Host, Path: s.Path}
-	set, err := places(ref, l.access)
+	place, err := ownPlace(ref, l.access)
 	if err != nil {
 		return err
 	}
 	access := l.access
 	access.Login = &login
-	c, err := open(ctx, ref, set.Origin, access, func(string) []string { return nil })
+	c, err := open(ctx, ref, *place, access, func(string) []string { return nil })
 	if err != nil {
 		return err
 	}

@@ -17,23 +17,16 @@ import (
 
 	"skiff/pull"
 	"skiff/pull/push"
-	"skiff/pull/registry/hosts"
 	"skiff/pull/transfer"
 )
 
 // OpenPush is a push.Opener. The credentials are those of the process's environment.
 func OpenPush(ctx context.Context, ref pull.Reference, access pull.Access, from []string) (push.Registry, error) {
-	set, err := places(ref, access)
+	place, err := ownPlace(ref, access)
 	if err != nil {
 		return nil, err
 	}
-	// What is sent goes where the name says: how that host is spoken to counts, mirrors and other locations don't.
-	place := set.Origin
-	if place.Host != ref.Host {
-		place = hosts.Endpoint{Host: ref.Host, Root: "/v2/"}
-	}
-	place.Repository = ref.Path
-	c, err := open(ctx, ref, place, access, func(repository string) []string {
+	c, err := open(ctx, ref, *place, access, func(repository string) []string {
 		scopes := []string{scope(repository, transport.PushScope)}
 		for _, other := range from {
 			scopes = append(scopes, scope(other, transport.PullScope))

@@ -83,11 +83,22 @@ func Open(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Reg
 func places(ref pull.Reference, access pull.Access) (*hosts.Set, error) {
 	finder := hosts.Finder{Mirrors: access.Mirrors, CertDir: access.CertDir}
 	set, err := finder.Find(ref.Host, ref.Path, ref.Tag, ref.Digest)
-	var blocked *hosts.BlockedError
-	if errors.As(err, &blocked) {
-		return nil, &pull.BlockedError{Name: blocked.Name, File: blocked.File}
+	return set, blocked(err)
+}
+
+// ownPlace is that of what is not read.
+func ownPlace(ref pull.Reference, access pull.Access) (*hosts.Endpoint, error) {
+	finder := hosts.Finder{CertDir: access.CertDir}
+	place, err := finder.Own(ref.Host, ref.Path, ref.Tag)
+	return place, blocked(err)
+}
+
+func blocked(err error) error {
+	var b *hosts.BlockedError
+	if errors.As(err, &b) {
+		return &pull.BlockedError{Name: b.Name, File: b.File}
 	}
-	return set, err
+	return err
 }
 
 // scope is what a token is asked for. Source: distribution, docs/spec/auth/scope.md.

@@ -102,6 +102,22 @@ func (f *Finder) Find(host, repository, tag, digest string) (*Set, error) {
 	return set, f.complete(&set.Origin)
 }
 
+// Own returns the registry's own host, for what is not read: pushes and logins. How it is
+// spoken to counts; that its images are read elsewhere does not.
+func (f *Finder) Own(host, repository, tag string) (*Endpoint, error) {
+	set, err := f.Find(host, repository, tag, "")
+	if err != nil {
+		return nil, err
+	}
+	e := &set.Origin
+	if e.Host != host {
+		e = &Endpoint{Host: host}
+		err = f.complete(e)
+	}
+	e.Repository = repository
+	return e, err
+}
+
 // complete adds the certificates of the host, and what is the same for most.
 func (f *Finder) complete(e *Endpoint) error {
 	if e.Root == "" {

@@ -194,6 +194,31 @@ func TestFindByDigest(t *testing.T) {
 	}
 }
 
+// Pushes and logins are for the registry itself, with its certificates.
+func TestOwn(t *testing.T) {
+	f := world(t, map[string]string{
+		conf1: "[[registry]]\nprefix='q.io'\nlocation='z.io/q'\n[[registry.mirror]]\nlocation='m.io'\n" +
+			"[[registry]]\nprefix='a.io/b'\nlocation='a.io/c'\ninsecure=true\n[[registry]]\nprefix='bad.io'\nblocked=true\n",
+		"etc/docker/certs.d/q.io/x.crt":          "",
+		"etc/containerd/certs.d/c.io/hosts.toml": "server='https://z.io'\n[host.'https://m.io']\n",
+		"etc/docker/certs.d/z.io/y.crt":          "",
+	})
+	for name, want := range map[string]string{"q.io/a": "q.io/v2/a ca=x.crt", "a.io/b/x": "a.io/v2/b/x insecure", "c.io/a": "c.io/v2/a"} {
+		host, repo, _ := strings.Cut(name, "/")
+		e, err := f.Own(host, repo, "1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Tags = true
+		if got := show(&Set{Origin: *e}); got != want {
+			t.Errorf("%s: %s, not %s", name, got, want)
+		}
+	}
+	if _, err := f.Own("bad.io", "a", "1"); !errors.As(err, new(*BlockedError)) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestBlocked(t *testing.T) {
 	f := world(t, map[string]string{
 		conf1:             "[[registry]]\nprefix='q.io'\nblocked=true\n[[registry]]\nprefix='q.io/good'\n",
@@ -230,7 +255,7 @@ func TestBadFiles(t *testing.T) {
 		"header \"x\"":               {hosts: "[host.'https://m.io']\n[host.'https://m.io'.header]\nx=1\n"},
 		"has no key":                 {"etc/docker/certs.d/q.io/a.cert": ""},
 		"has no certificate":         {"etc/docker/certs.d/q.io/a.key": ""},
-		"must be REGISTRY=URL":       {"env:SKIFF_MIRRORS": "https://m.io"},
+		"must be REGISTRY=URL":       {"env:SKIFF_MIRRORS": "https://me:secret@m.io"},
 		"a URL holds no password":    {"env:SKIFF_MIRRORS": "q.io=https://me:secret@m.io"},
 		"it must be http":            {"env:SKIFF_MIRRORS": "q.io=ftp://m.io"},
 		"mirror of q.io: it is no U": {"env:SKIFF_MIRRORS": "q.io=https://me:secret@%zz"},

@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -31,7 +32,7 @@ func mirrorsOf(list []string, name string) ([]Endpoint, error) {
 func mirrorOf(entry, name string) (*Endpoint, error) {
 	prefix, where, ok := strings.Cut(entry, "=")
 	if !ok || prefix == "" || where == "" {
-		return nil, fmt.Errorf("mirror %q: it must be REGISTRY=URL, as in docker.io=https://mirror.example", entry)
+		return nil, errors.New("a mirror must be REGISTRY=URL, as in docker.io=https://mirror.example") // the rest may hold a password
 	}
 	scheme, rest, given := strings.Cut(where, "://")
 	if !given {
