@@ -188,3 +188,46 @@ func TestParts(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// A name that is given while another one is removed either has its layers or is refused.
+func TestTagBesideRemove(t *testing.T) {
+	s := open(t)
+	other, err := Open(s.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	tagged := 0
+	for round := range 200 {
+		commit(t, s, hash(1))
+		i := put(t, s, "h/a:1", hash(1))
+		done := make(chan error)
+		go func() {
+			if round%2 == 0 {
+				time.Sleep(time.Duration(round) * time.Microsecond)
+			}
+			_, err := other.RemoveImage(context.Background(), "h/a:1", nil)
+			done <- err
+		}()
+		err := s.Tag(i, "h/b:1")
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		var absent *AbsentError
+		switch _, have := s.HasLayer(hash(1)); {
+		case err == nil && !have:
+			t.Fatalf("round %d: the name has no layer", round)
+		case err == nil:
+			tagged++
+			if _, err := s.RemoveImage(context.Background(), "h/b:1", nil); err != nil {
+				t.Fatal(err)
+			}
+		case !errors.As(err, &absent):
+			t.Fatal(err)
+		}
+		if err := s.Sweep(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d of 200 came in time", tagged)
+}
