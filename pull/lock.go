@@ -62,7 +62,8 @@ func (l Lock) Set(e Locked) Lock {
 // ParseLock reads a lock's file. An error names the line.
 func ParseLock(r io.Reader) (Lock, error) {
 	var l Lock
-	s := bufio.NewScanner(io.LimitReader(r, maxLock))
+	limited := &io.LimitedReader{R: r, N: maxLock}
+	s := bufio.NewScanner(limited)
 	head := false
 	for n := 1; s.Scan(); n++ {
 		text := s.Text()
@@ -82,6 +83,9 @@ func ParseLock(r io.Reader) (Lock, error) {
 	}
 	if err := s.Err(); err != nil {
 		return nil, err
+	}
+	if limited.N <= 0 {
+		return nil, fmt.Errorf("it is longer than %d bytes", maxLock)
 	}
 	if !head {
 		return nil, errors.New("there is nothing in it")

@@ -66,7 +66,7 @@ func (r *Runner) MountImage(img *store.Image) (string, error) {
 	}
 	stack := stackOf(r.Store, img)
 	if err := mountOverlay(append([]string{m.dir + "/empty"}, stack.Dirs...), m.Path); err != nil {
-		os.RemoveAll(m.dir)
+		m.remove()
 		return "", err
 	}
 	for _, d := range img.DiffIDs {
@@ -127,7 +127,11 @@ func (r *Runner) UnmountImage(id v1.Hash) error {
 	if err := unix.Unmount(m.Path, unix.UMOUNT_NOFOLLOW); err != nil {
 		return &fs.PathError{Op: "unmount", Path: m.Path, Err: err}
 	}
-	// Not RemoveAll: a second mount on top would be emptied.
+	return m.remove()
+}
+
+// remove removes what MountImage made around the mount, and nothing that another mount shows.
+func (m ImageMount) remove() error {
 	for _, name := range []string{m.Path, m.dir + "/empty", m.dir + "/layers", m.dir} {
 		if err := os.Remove(name); err != nil {
 			return err

@@ -87,7 +87,7 @@ func ps(c *cli.Context) error {
 		}
 		return nil
 	}
-	return list(c, `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}`, rows)
+	return printRows(c, `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}`, rows)
 }
 
 func containerRowOf(l state.Listed, whole bool) containerRow {

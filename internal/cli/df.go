@@ -64,10 +64,10 @@ func df(c *cli.Context) error {
 		}
 		return d.verbose()
 	}
-	return list(c, `{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}`, d.rows())
+	return printRows(c, `{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}`, d.rows())
 }
 
-// A disk is a store with what each thing in it takes.
+// A disk is the store with what each thing in it takes.
 type disk struct {
 	usage      *store.Usage
 	images     []*store.Image // one for each name
@@ -91,7 +91,7 @@ func measured(r *run.Runner) (*disk, error) {
 	if d.usage, err = r.Store.Usage(); err != nil {
 		return nil, err
 	}
-	for _, i := range d.first() {
+	for _, i := range unique(d.images) {
 		for _, p := range i.Parts() {
 			d.uses[p]++
 		}
@@ -99,10 +99,10 @@ func measured(r *run.Runner) (*disk, error) {
 	return d, nil
 }
 
-// first is one record of each image.
-func (d *disk) first() (list []*store.Image) {
+// unique is one record of each image.
+func unique(images []*store.Image) (list []*store.Image) {
 	seen := map[string]bool{}
-	for _, i := range d.images {
+	for _, i := range images {
 		if !seen[i.ID.String()] {
 			seen[i.ID.String()] = true
 			list = append(list, i)
@@ -122,7 +122,7 @@ func (d *disk) rows() []dfRow {
 	// Images: all records, and the parts that these name. What no image in use needs may go.
 	named, needed := map[string]bool{}, map[string]bool{}
 	active := 0
-	for _, i := range d.first() {
+	for _, i := range unique(d.images) {
 		if len(d.users[i.ID.String()]) > 0 {
 			active++
 		}
@@ -178,7 +178,7 @@ func (d *disk) rows() []dfRow {
 	}
 	rest := d.usage.Total - images - containers - volumes - left
 	return []dfRow{
-		row("Images", len(d.first()), active, images, idle),
+		row("Images", len(unique(d.images)), active, images, idle),
 		row("Containers", len(d.containers), running, containers, stopped),
 		row("Local Volumes", count, 0, volumes, 0),
 		row("Leftovers", leftovers, 0, left, leftFree),

@@ -77,6 +77,17 @@ func gc(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if quota.MaxSize > 0 && usage.OfImages() > quota.MaxSize && !c.Bool("dry-run") {
+		// What waits for nothing but a second try goes before any image does.
+		removed, err := r.Store.Collect(context.Background(), r.InUse, 0)
+		if err != nil {
+			return err
+		}
+		freed += removed.Bytes
+		if usage, err = r.Store.Usage(); err != nil {
+			return err
+		}
+	}
 	keep := func(i *store.Image) bool { return busy[i.ID.String()] }
 	for _, i := range store.Evict(images, r.Store.LastUsed, keep, usage, quota, time.Now()) {
 		name, last := i.ID.String(), r.Store.LastUsed(i)

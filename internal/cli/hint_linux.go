@@ -64,7 +64,7 @@ func hintFor(err error) string {
 	case errors.As(err, &network):
 		return "containers that need no network run with `--network none`, those that may share the host's with `--network host`"
 	case errors.Is(err, run.ErrMountNeedsRoot):
-		return "`skiff run -it IMAGE sh` shows it from inside; so does skiff as root of a namespace, `unshare -rm`, as long as that lives"
+		return "`skiff run -it IMAGE sh` looks at it from inside a namespace of its own; `skiff run -v DIR:DIR IMAGE cp -r …` copies files out of it"
 	case errors.As(err, &shared):
 		return "name the one that is to go, or remove them all with `skiff rmi -f`"
 	case errors.Is(err, pull.ErrNotLocked):

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"skiff/internal/format"
 	"skiff/pull/store"
 	"skiff/run"
 
@@ -59,14 +58,11 @@ func history(c *cli.Context) error {
 		}
 		return nil
 	}
-	if c.Bool("json") {
-		return format.Array(stdout, rows)
-	}
 	columns := `{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}`
 	if !c.Bool("human") {
 		columns = `{{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}`
 	}
-	return list(c, columns, rows)
+	return printRows(c, columns, rows)
 }
 
 // steps are an image's history, the last one first. What the history does not tell of its

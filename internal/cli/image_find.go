@@ -97,7 +97,7 @@ var imageFilters = [...]string{"reference", "dangling", "label", "before", "sinc
 // imageFilter makes one condition of filters: those of one key are alternatives,
 // but for label, of which all must hold, as with docker.
 func imageFilter(r *run.Runner, filters []string) (func(*store.Image) bool, error) {
-	any := map[string][]func(*store.Image) bool{}
+	either := map[string][]func(*store.Image) bool{}
 	var all []func(*store.Image) bool
 	for _, f := range filters {
 		key, value, ok := strings.Cut(f, "=")
@@ -111,10 +111,10 @@ func imageFilter(r *run.Runner, filters []string) (func(*store.Image) bool, erro
 		if key == "label" || key == "label!" {
 			all = append(all, match)
 		} else {
-			any[key] = append(any[key], match)
+			either[key] = append(either[key], match)
 		}
 	}
-	for _, matches := range any {
+	for _, matches := range either {
 		all = append(all, func(i *store.Image) bool {
 			for _, m := range matches {
 				if m(i) {

@@ -53,7 +53,7 @@ type imageRow struct {
 	image *store.Image
 }
 
-func (r imageRow) Id() string          { return r.ID } //nolint:revive // podman's name
+func (r imageRow) Id() string          { return r.ID }
 func (r imageRow) Created() string     { return r.CreatedSince }
 func (r imageRow) CreatedTime() string { return r.CreatedAt }
 func (r imageRow) Labels() map[string]string {
@@ -68,7 +68,7 @@ func (r imageRow) RepoTags() []string {
 
 // A listedImage is an image in the array that --json prints, as podman has it.
 type listedImage struct {
-	Id          string //nolint:revive // podman's name
+	Id          string
 	RepoTags    []string
 	RepoDigests []string
 	Created     int64 // seconds since 1970
@@ -130,7 +130,7 @@ func images(c *cli.Context) error {
 	if c.Bool("digests") {
 		columns = `{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}`
 	}
-	return list(c, columns, rows)
+	return printRows(c, columns, rows)
 }
 
 // distinct leaves out the records without a name of images that have one.

@@ -89,7 +89,7 @@ func info(c *cli.Context) error {
 		return err
 	}
 	h := hostInfo{
-		ServerVersion: version(), Containers: len(containers), Images: len(distinct(images)), Driver: "overlay",
+		ServerVersion: version(), Containers: len(containers), Images: len(unique(images)), Driver: "overlay",
 		DockerRootDir: r.Store.Root(), OSType: runtime.GOOS, Architecture: machine(), NCPU: runtime.NumCPU(),
 		OperatingSystem: systemName(), CgroupVersion: "1", SecurityOptions: []string{"name=seccomp,profile=default"},
 		Rootless: os.Geteuid() != 0, IDs: idsText(r.IDs.Kind), StoreReadOnly: r.Store.ReadOnly(),

@@ -131,7 +131,7 @@ func (noSuch) Unwrap() error { return fs.ErrNotExist }
 
 // An inspectedImage is an image as docker and podman inspect it.
 type inspectedImage struct {
-	Id           string //nolint:revive // docker's name
+	Id           string
 	RepoTags     []string
 	RepoDigests  []string
 	Digest       string
@@ -226,7 +226,7 @@ func configOf(st *store.Store, img *store.Image) (*v1.ConfigFile, error) {
 
 // An inspectedContainer is a container as docker inspects it.
 type inspectedContainer struct {
-	Id      string //nolint:revive // docker's name
+	Id      string
 	Created string
 	Path    string
 	Args    []string

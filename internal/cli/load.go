@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
+	"time"
 
 	"skiff/internal/progress"
 	"skiff/layers"
@@ -51,11 +53,12 @@ func load(c *cli.Context) error {
 	defer sweepBeside(r)()
 	ctx, stop := interruptible(context.Background())
 	defer stop()
-	path, done, err := loadable(ctx, c.String("input"), r.Store)
-	if err != nil {
+	var in input
+	defer in.remove()
+	if err := await(ctx, func() error { return in.open(ctx, c.String("input"), r.Store) }); err != nil {
 		return err
 	}
-	defer done()
+	path := in.path
 	offers, closeAll, err := archive.OpenAll(path)
 	if err != nil {
 		return err
@@ -109,46 +112,84 @@ func loadOne(ctx context.Context, p *pull.Puller, o archive.Offer) error {
 	return nil
 }
 
-// loadable returns a file that can be read in several places: input itself, or
+// An input is a file that can be read in several places: the one that was named, or
 // a copy of what comes through a pipe or is compressed, without its compression.
-func loadable(ctx context.Context, input string, st *store.Store) (path string, done func(), err error) {
+type input struct {
+	path string
+
+	mu   sync.Mutex
+	copy *store.Temp
+}
+
+func (in *input) open(ctx context.Context, name string, st *store.Store) error {
 	f := os.Stdin
-	if input != "" && input != "-" {
-		info, err := os.Stat(input)
+	if name != "" && name != "-" {
+		info, err := os.Stat(name)
 		if err != nil {
-			return "", nil, err
+			return err
 		}
-		if info.IsDir() {
-			return input, func() {}, nil
+		if in.path = name; info.IsDir() {
+			return nil
 		}
-		if f, err = os.Open(input); err != nil {
-			return "", nil, err
+		if f, err = os.Open(name); err != nil {
+			return err
 		}
 		defer f.Close()
 	} else if term.IsTerminal(int(f.Fd())) {
-		return "", nil, errors.New("stdin is a terminal; name the archive with -i, or redirect stdin")
+		return errors.New("stdin is a terminal; name the archive with -i, or redirect stdin")
 	}
-	in := bufio.NewReaderSize(f, 256<<10)
-	head, err := in.Peek(4)
+	r := bufio.NewReaderSize(f, 256<<10)
+	head, err := r.Peek(4)
 	if err != nil && err != io.EOF {
-		return "", nil, err
+		return err
 	}
 	if len(head) == 0 {
-		return "", nil, errors.New("there is nothing in it")
+		return errors.New("there is nothing in it")
 	}
 	packed := head[0] == 0x1f && len(head) > 1 && head[1] == 0x8b || string(head) == "\x28\xb5\x2f\xfd"
-	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && !packed && input != "" && input != "-" {
-		return input, func() {}, nil
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && !packed && in.path != "" {
+		return nil
 	}
-	temp, err := st.NewTemp("load")
+	temp, err := in.temp(st)
 	if err != nil {
-		return "", nil, err
+		return err
 	}
-	if path, err = spool(ctx, in, packed, temp.Path()+"/archive"); err != nil {
-		temp.Remove()
-		return "", nil, st.Explain("copy the archive to", temp.Path(), err)
+	in.path, err = spool(ctx, r, packed, temp.Path()+"/archive")
+	return st.Explain("copy the archive to", temp.Path(), err)
+}
+
+func (in *input) temp(st *store.Store) (*store.Temp, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	var err error
+	in.copy, err = st.NewTemp("load")
+	return in.copy, err
+}
+
+// remove removes the copy. An open that was given up may be at it still.
+func (in *input) remove() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.copy != nil {
+		in.copy.Remove()
 	}
-	return path, func() { temp.Remove() }, nil
+}
+
+// await waits for what may hang in a read or write that nothing ends, as of a
+// pipe, and gives it up when ctx ends.
+func await(ctx context.Context, do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case <-done: // it has cleaned up
+	case <-time.After(time.Second / 4):
+	}
+	return context.Cause(ctx)
 }
 
 // spool copies an archive to a file.

@@ -142,7 +142,7 @@ func (f *lockFlag) String() string     { return f.value }
 func (f *lockFlag) IsBoolFlag() bool { return true }
 
 func lockedFlag() cli.Flag {
-	return &cli.GenericFlag{Name: "locked", Value: &lockFlag{}, DefaultText: pull.LockFile + " here or in a directory above", Usage: "take the image that the lock `FILE` says, and no other"}
+	return &cli.GenericFlag{Name: "locked", Value: &lockFlag{}, DefaultText: pull.LockFile + " here or in a directory above", Usage: "take the image that the lock `[=FILE]` says, and no other"}
 }
 
 // lockPath is the file that --locked means, or "" without it.

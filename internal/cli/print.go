@@ -51,9 +51,9 @@ func listFlags(what string) []cli.Flag {
 	}
 }
 
-// list prints rows by the flags of listFlags: --json is an array, as podman has it, and
+// printRows prints rows by the flags of listFlags: --json is an array, as podman has it, and
 // --format json lines, as docker does.
-func list[T any](c *cli.Context, columns string, rows []T) error {
+func printRows[T any](c *cli.Context, columns string, rows []T) error {
 	if c.Bool("json") {
 		return format.Array(stdout, rows)
 	}

@@ -87,9 +87,9 @@ func save(c *cli.Context) error {
 		}
 		return write(to)
 	case output == "" || output == "-":
-		return writeTo(os.Stdout, write)
+		return await(ctx, func() error { return writeTo(os.Stdout, write) })
 	}
-	return replaceFile(output, func(f *os.File) error { return writeTo(f, write) })
+	return await(ctx, func() error { return replaceFile(output, func(f *os.File) error { return writeTo(f, write) }) })
 }
 
 func writeTo(f *os.File, write func(archive.Sink) error) error {

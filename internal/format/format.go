@@ -109,10 +109,6 @@ func (f *Format) heading(w io.Writer, titles map[string]string) error {
 	for name := range functions() {
 		quiet[name] = same
 	}
-	quiet["println"] = func(s ...any) string { return fmt.Sprintln(s...) }
-	quiet["join"], quiet["split"] = same, same
-	quiet["truncate"] = same
-	quiet["pad"] = functions()["pad"]
 	var b strings.Builder
 	if err := t.Funcs(quiet).Execute(&b, titles); err != nil {
 		// What a template does with a value, such as to compare numbers, may not work on a title.

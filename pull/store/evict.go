@@ -41,7 +41,7 @@ func Evict(images []*Image, used func(*Image) time.Time, keep func(*Image) bool,
 			uses[p]++
 		}
 	}
-	size := u.Below("images/") + u.Below("blobs/") + u.Below("layers/")
+	size := u.OfImages()
 	var gone []*Image
 	for _, g := range groups {
 		idle := q.MaxIdle > 0 && now.Sub(g.last) >= q.MaxIdle

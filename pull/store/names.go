@@ -47,7 +47,10 @@ func (s *Store) Tag(i *Image, ref string) error {
 		return err
 	}
 	if i.Nameless() && !named.Nameless() {
-		return s.unlinkImage(i.Reference)
+		var absent *AbsentError
+		if err := s.unlinkImage(i.Reference); !errors.As(err, &absent) {
+			return err
+		}
 	}
 	return nil
 }

@@ -109,6 +109,9 @@ func (u *Usage) Of(names []string) (n int64) {
 	return n
 }
 
+// OfImages is the bytes of images, and of what is left of them.
+func (u *Usage) OfImages() int64 { return u.Below("images/") + u.Below("blobs/") + u.Below("layers/") }
+
 // Below is the bytes of all things whose name begins so.
 func (u *Usage) Below(prefix string) (n int64) {
 	for name, bytes := range u.At {
