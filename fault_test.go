@@ -208,7 +208,7 @@ func (f *faulty) traced(verb string, options ...string) (err error, out, trace s
 	defer stop()
 	var b bytes.Buffer
 	cmd := exec.CommandContext(ctx, "strace", args...)
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &b, &b, time.Second
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &b, &b, 10*time.Second
 	err = cmd.Run()
 	if ctx.Err() != nil {
 		f.t.Fatalf("strace %v hangs\n%s", args, &b)
