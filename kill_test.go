@@ -36,6 +36,8 @@ type shop struct {
 	ref   string
 	blobs int
 
+	before func(*http.Request) // if not nil, called with each request
+
 	mu   sync.Mutex
 	asks map[string]int
 }
@@ -48,6 +50,9 @@ func newShop(t *testing.T) *shop {
 			s.mu.Lock()
 			s.asks[filepath.Base(r.URL.Path)]++
 			s.mu.Unlock()
+		}
+		if s.before != nil {
+			s.before(r)
 		}
 		inner.ServeHTTP(w, r)
 	}))
