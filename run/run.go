@@ -179,6 +179,8 @@ func (r *Runner) create(o *Options, img *store.Image, pr *Process) (*state.Handl
 		r.Say("the store is read-only: what the container writes is kept in memory, and gone with it")
 	} else if readOnly {
 		// The user wanted nothing kept.
+	} else if err := r.Store.Writable(); err != nil {
+		return nil, err // of a layout that is not known
 	} else if err := makeSkeleton(r.Store); err != nil {
 		return nil, r.Store.Explain("make skeleton", r.Store.Path("skeleton"), err)
 	}
