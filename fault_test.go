@@ -36,7 +36,7 @@ func errnos(class string) []string {
 	case strings.HasPrefix(class, "open"):
 		return []string{"ENOSPC", "EIO", "EMFILE", "EACCES", "EINTR"}
 	case strings.HasPrefix(class, "write"), strings.HasPrefix(class, "fsync"), class == "ftruncate":
-		return []string{"ENOSPC", "EIO", "EINTR"}
+		return []string{"ENOSPC", "EDQUOT", "EIO", "EINTR"}
 	}
 	return []string{"ENOSPC", "EIO", "EACCES", "EINTR"}
 }
@@ -199,7 +199,7 @@ func (f *faulty) works(args ...string) string {
 }
 
 // traced runs a verb under strace and returns what strace wrote of it.
-func (f *faulty) traced(verb string, options ...string) (err error, out, trace string) {
+func (f *faulty) traced(verb string, options ...string) (out, trace string, err error) {
 	f.t.Helper()
 	log := filepath.Join(f.t.TempDir(), "strace")
 	args := append([]string{"-f", "-y", "-qq", "--seccomp-bpf", "-e", "signal=none", "-o", log}, options...)
@@ -215,13 +215,13 @@ func (f *faulty) traced(verb string, options ...string) (err error, out, trace s
 	}
 	text, _ := os.ReadFile(log)
 	os.Remove(log)
-	return err, b.String(), string(text)
+	return b.String(), string(text), err
 }
 
 // count says how many calls of each class one thread of a verb makes at most.
 func (f *faulty) count(verb string) map[string]int {
 	f.t.Helper()
-	err, out, trace := f.traced(verb, "-e", "trace="+strings.Join(classes, ","))
+	out, trace, err := f.traced(verb, "-e", "trace="+strings.Join(classes, ","))
 	if err != nil {
 		f.t.Fatalf("%s under strace: %v\n%s", verb, err, out)
 	}
@@ -268,7 +268,7 @@ func (f *faulty) suffer(this fault) (met bool) {
 	if this.errno == "KILL" {
 		what = "signal=KILL"
 	}
-	err, out, trace := f.traced(this.verb, "-e", "trace="+this.class, "-e", fmt.Sprintf("inject=%s:%s:when=%d", this.class, what, this.n))
+	out, trace, err := f.traced(this.verb, "-e", "trace="+this.class, "-e", fmt.Sprintf("inject=%s:%s:when=%d", this.class, what, this.n))
 	hit := injected(trace)
 	complain := func(format string, args ...any) {
 		f.t.Helper()
