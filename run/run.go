@@ -96,7 +96,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 		}()
 		defer func() { <-done }()
 	}
-	swept := r.sweepBeside()
+	swept := r.SweepBeside()
 	attendant := attendant{Process: process, signals: caught, resume: resume, ignored: func() {
 		r.Say("hint: the program ignores interrupts; press ^C again to kill it, or use --init")
 	}}
@@ -276,9 +276,9 @@ func (r *Runner) Sweep() {
 	r.sweep(dead)
 }
 
-// sweepBeside sweeps beside the caller if there is anything to be swept, and
-// returns what waits for the end of it.
-func (r *Runner) sweepBeside() (wait func()) {
+// SweepBeside sweeps beside the caller if there is anything to be swept, and
+// returns what waits for the end of it. It may be the room that a pull needs.
+func (r *Runner) SweepBeside() (wait func()) {
 	dead, _ := state.Open(r.Store.Root()).Dead()
 	cgroup.Sweep()
 	if len(dead) == 0 && r.Store.Swept() {

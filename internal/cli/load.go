@@ -48,7 +48,7 @@ func load(c *cli.Context) error {
 	if err := r.Store.Writable(); err != nil {
 		return err
 	}
-	defer sweepBeside(r)()
+	defer r.SweepBeside()()
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	path, done, err := loadable(ctx, c.String("input"), r.Store)

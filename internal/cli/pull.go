@@ -47,7 +47,7 @@ func pullCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				defer sweepBeside(r)()
+				defer r.SweepBeside()()
 				img, err := pullImage(context.Background(), c, r, name, pull.Always)
 				if err != nil {
 					return err
