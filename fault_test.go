@@ -148,6 +148,8 @@ func newFaulty(t *testing.T) *faulty {
 		images.Dir("bin"), images.File("bin/busybox", string(program)).WithMode(0o755), images.Symlink("bin/true", "busybox"),
 	)
 	many := []images.Entry{images.Dir("d"), images.File("d/big", strings.Repeat("big", 1<<18)).WithXattr("user.x", "y"), images.Symlink("d/l", "big"), images.Link("d/h", "d/big")}
+	// cap_net_bind_service, capabilities(7).
+	many = append(many, images.File("d/able", "x").WithXattr("security.capability", "\x01\x00\x00\x02\x00\x04"+strings.Repeat("\x00", 14)))
 	for i := range 8 {
 		many = append(many, images.Dir("d/"+strconv.Itoa(i)), images.File(fmt.Sprintf("d/%d/f", i), "small"))
 	}
@@ -292,6 +294,9 @@ func (f *faulty) suffer(this fault) (met bool) {
 		complain("a store that is whole is called damaged: %v", err)
 	case err != nil && out == "":
 		complain("no message: %v", err)
+	}
+	if err == nil && fair && this.class == "fsetxattr" && slices.Contains([]string{"EIO", "ENOSPC"}, this.errno) && strings.Contains(strings.Join(hit, ""), "security.capability") {
+		complain("success without a file's capabilities")
 	}
 	if err == nil && fair {
 		if status, said := f.ends(f.t, []string{"fsck"}); status != 0 {

@@ -65,6 +65,9 @@ func load(c *cli.Context) error {
 	if p.Want, err = wanted(c); err != nil {
 		return err
 	}
+	if p.Parallel, err = parallel(); err != nil {
+		return err
+	}
 	unpacker := run.NewUnpacker(r.Store, r.IDs)
 	defer unpacker.Close()
 	p.Unpacker = unpacker
