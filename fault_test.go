@@ -26,7 +26,9 @@ import (
 // Classes of system calls that change a store, as strace(1) names them.
 var classes = []string{
 	"openat,openat2", "write,pwrite64", "fsync,fdatasync,syncfs", "renameat,renameat2", "mkdirat", "linkat",
-	"symlinkat", "fsetxattr", "unlinkat", "ftruncate",
+	"symlinkat", "fsetxattr", "unlinkat", "ftruncate", "mknodat", "fchmod,fchmodat,fchown,fchownat,utimensat", "flock",
+	// nothing fails for want of disk here, but between them much is begun and ended
+	"clone,clone3,execve,execveat", "close", "mount,move_mount,pivot_root,setns",
 }
 
 // errnos are what a class may fail with: EMFILE is of those that make
@@ -35,6 +37,10 @@ func errnos(class string) []string {
 	switch {
 	case strings.HasPrefix(class, "open"):
 		return []string{"ENOSPC", "EIO", "EMFILE", "EACCES", "EINTR"}
+	case strings.HasPrefix(class, "clone"), class == "close", strings.HasPrefix(class, "mount"):
+		return nil
+	case class == "flock":
+		return []string{"EINTR", "ENOLCK"}
 	case strings.HasPrefix(class, "write"), strings.HasPrefix(class, "fsync"), class == "ftruncate":
 		return []string{"ENOSPC", "EDQUOT", "EIO", "EINTR"}
 	}
@@ -66,7 +72,7 @@ type faulty struct {
 // that was here still runs, the store is clean, and nothing is left in tmp. Success means
 // that the store is whole at once; a call that was interrupted is made again.
 //
-// It tries SKIFF_FAULTS of them, taken by chance, instead of 100; "all" takes each.
+// It tries SKIFF_FAULTS of them, taken by chance, instead of 150; "all" takes each.
 func TestFaults(t *testing.T) {
 	need.That(t, "strace", exec.Command("strace", "-qq", "-o", os.DevNull, "/bin/true").Run())
 	if os.Geteuid() != 0 {
@@ -92,7 +98,7 @@ func TestFaults(t *testing.T) {
 		t.Fatalf("%d faults in all: strace saw little", len(all))
 	}
 	todo := all
-	if some, err := strconv.Atoi(cmp.Or(os.Getenv("SKIFF_FAULTS"), "100")); err == nil && some < len(all) {
+	if some, err := strconv.Atoi(cmp.Or(os.Getenv("SKIFF_FAULTS"), "150")); err == nil && some < len(all) {
 		todo = sample(all, some)
 	}
 	if pattern := os.Getenv("SKIFF_FAULT"); pattern != "" {
@@ -105,7 +111,7 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d faults tried, %d met", len(todo), len(all), met)
-	if met < len(todo)/3 {
+	if met < len(todo)/5 {
 		t.Errorf("only %d of %d faults were met", met, len(todo))
 	}
 }
