@@ -261,7 +261,7 @@ func (c *crew) ends(t *testing.T, args []string) (status int, out string) {
 	defer stop()
 	var b bytes.Buffer
 	cmd := exec.CommandContext(ctx, "skiff", args...)
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &b, &b, time.Second
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &b, &b, 10*time.Second
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {

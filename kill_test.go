@@ -36,6 +36,8 @@ type shop struct {
 	ref   string
 	blobs int
 
+	before func(*http.Request) // if not nil, called with each request
+
 	mu   sync.Mutex
 	asks map[string]int
 }
@@ -48,6 +50,9 @@ func newShop(t *testing.T) *shop {
 			s.mu.Lock()
 			s.asks[filepath.Base(r.URL.Path)]++
 			s.mu.Unlock()
+		}
+		if s.before != nil {
+			s.before(r)
 		}
 		inner.ServeHTTP(w, r)
 	}))
@@ -111,11 +116,15 @@ func (c *crew) command(args ...string) (*exec.Cmd, *bytes.Buffer) {
 	return cmd, &out
 }
 
-// TestKills kills skiff at random moments of cold runs, warm runs and runs with
-// a network. Nothing may live on, the next run must work, and after it
-// nothing may be left. SKIFF_KILLS says how often, instead of 30 times.
+// killed are what TestKills kills: runs that pull first, without a network and with
+// one, pulls, and removals of images.
+var killed = []string{"cold", "none", "default", "pull", "rmi"}
+
+// TestKills kills skiff at random moments (cases 73 and 74 of SECURITY.md). Nothing may live
+// on, the next run must work, and after it nothing may be left and the store be
+// clean. SKIFF_KILLS says how often, instead of 40 times.
 func TestKills(t *testing.T) {
-	kills := 30
+	kills := 40
 	if n, err := strconv.Atoi(os.Getenv("SKIFF_KILLS")); err == nil {
 		kills = n
 	}
@@ -124,7 +133,8 @@ func TestKills(t *testing.T) {
 	mounts, links := c.mounts(), c.links()
 	// How long an undisturbed one takes, so that the moments are spread over it.
 	took := map[string]time.Duration{}
-	for _, kind := range []string{"cold", "none", "default"} {
+	for _, kind := range killed {
+		c.prepare(kind, s)
 		begin := time.Now()
 		cmd, out := c.command(c.line(kind, s, mark, "true")...)
 		if err := cmd.Run(); err != nil {
@@ -134,11 +144,8 @@ func TestKills(t *testing.T) {
 	}
 	landed, early := 0, 0
 	for i := range kills {
-		kind := []string{"cold", "none", "default"}[i%3]
-		if kind == "cold" {
-			cmd, _ := c.command("rmi", s.ref)
-			cmd.Run()
-		}
+		kind := killed[i%len(killed)]
+		c.prepare(kind, s)
 		cmd, out := c.command(c.line(kind, s, mark, "sleep 0.02")...)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the kill hits skiff alone all the same
 		if err := cmd.Start(); err != nil {
@@ -190,10 +197,27 @@ func TestKills(t *testing.T) {
 	}
 }
 
+// prepare takes the image away, or brings it in, as the kind begins.
+func (c *crew) prepare(kind string, s *shop) {
+	switch kind {
+	case "cold", "pull":
+		cmd, _ := c.command("rmi", s.ref)
+		cmd.Run()
+	case "rmi":
+		cmd, _ := c.command("pull", "-q", s.ref)
+		cmd.Run()
+	}
+}
+
 func (c *crew) line(kind string, s *shop, mark, script string) []string {
 	network := kind
-	if kind == "cold" {
+	switch kind {
+	case "cold":
 		network = "none"
+	case "pull":
+		return []string{"pull", "-q", s.ref}
+	case "rmi":
+		return []string{"rmi", "-f", s.ref}
 	}
 	return []string{"run", "--rm", "--network", network, s.ref, "sh", "-c", ": " + mark + "; " + script}
 }
@@ -204,6 +228,9 @@ func (c *crew) works(s *shop) {
 	cmd, out := c.command("run", "--rm", "--quiet", "--network", "none", s.ref, "echo", "works")
 	if err := cmd.Run(); err != nil || out.String() != "works\n" {
 		c.t.Fatalf("the run after the kills: %v\n%s", err, out)
+	}
+	if cmd, out := c.command("fsck"); cmd.Run() != nil {
+		c.t.Fatalf("fsck after the kills: %s", out)
 	}
 }
 

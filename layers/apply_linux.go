@@ -136,7 +136,7 @@ func newUnpacker(root *os.File, s *stream, opt Options) (*unpacker, error) {
 // can't be read without being set, and may be replaced by a default ACL.
 func (u *unpacker) probe() error {
 	const name = "probe"
-	if err := unix.Fchmod(u.root, 0o700); err != nil {
+	if err := again.Fchmod(u.root, 0o700); err != nil {
 		return err
 	}
 	if err := again.Mkdirat(u.root, name, 0o777); err != nil {
@@ -325,7 +325,7 @@ func (u *unpacker) finishDir(m dirMeta) error {
 			return err
 		}
 	}
-	if err := unix.Fchmod(fd, uint32(m.mode)); err != nil {
+	if err := again.Fchmod(fd, uint32(m.mode)); err != nil {
 		return err
 	}
 	if m.nsec == timeOmit {

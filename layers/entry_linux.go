@@ -46,7 +46,9 @@ func (u *unpacker) makeFile(d *dir, base string, h *header) error {
 	if err := own(fd, h.mode, u.masked, uid, gid, chown); err != nil {
 		return err
 	}
-	u.setXattrs(fd, h)
+	if err := u.setXattrs(fd, h); err != nil {
+		return err
+	}
 	return setTime(fd, h.mtime)
 }
 
@@ -90,7 +92,7 @@ func own(fd int, mode, masked uint32, uid, gid int, chown bool) error {
 	}
 	// After chown and write, which take set-id bits and capabilities away.
 	if mode&^0o777 != 0 || mode&masked != 0 {
-		if err := unix.Fchmod(fd, mode); err != nil {
+		if err := again.Fchmod(fd, mode); err != nil {
 			return err
 		}
 	}
@@ -181,7 +183,9 @@ func (u *unpacker) makeDir(d *dir, base string, h *header) error {
 			return err
 		}
 		defer unix.Close(fd)
-		u.setXattrs(fd, h)
+		if err := u.setXattrs(fd, h); err != nil {
+			return err
+		}
 		if opaque {
 			if err := setOpaque(fd); err != nil {
 				return err
@@ -232,7 +236,7 @@ func (u *unpacker) finishAt(d *dir, base string, h *header, uid, gid int, chown 
 		}
 	}
 	u.result.Skipped.Xattrs += int64(len(h.xattrs))
-	return unix.UtimesNanoAt(d.fd, base, times(h.mtime), unix.AT_SYMLINK_NOFOLLOW)
+	return again.UtimesNanoAt(d.fd, base, times(h.mtime), unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // makeLink makes a hard link to what the layer has made before, a symbolic link
@@ -357,15 +361,26 @@ func (u *unpacker) vacate(d *dir, base string) (*dir, bool, error) {
 	return d, false, err
 }
 
-// setXattrs sets the attributes that are on the list. None is worth failing
-// for: a file system without them is common, and so are images with SELinux
-// labels.
-func (u *unpacker) setXattrs(fd int, h *header) {
+// setXattrs sets the attributes that are on the list. None that can't be had is
+// worth failing for: a file system without them is common, and so are images with SELinux
+// labels. A disk that fails or is full is: without its capabilities a program does
+// not work, and nobody would know why. ENOSPC of others may only mean that they
+// are longer than a block (setxattr(2)).
+func (u *unpacker) setXattrs(fd int, h *header) error {
 	for _, x := range h.xattrs {
-		if !keepXattr(x.name) || again.Fsetxattr(fd, x.name, []byte(x.value), 0) != nil {
+		err := unix.EPERM
+		if keepXattr(x.name) {
+			err, _ = again.Fsetxattr(fd, x.name, []byte(x.value), 0).(unix.Errno)
+		}
+		switch {
+		case err == 0:
+		case err == unix.EIO, x.name == "security.capability" && (err == unix.ENOSPC || err == unix.EDQUOT):
+			return fmt.Errorf("set %s: %w", x.name, err)
+		default:
 			u.result.Skipped.Xattrs++
 		}
 	}
+	return nil
 }
 
 // keepXattr is the list. security.capability is converted by the kernel to
@@ -386,9 +401,13 @@ func times(t timestamp) []unix.Timespec {
 // setTime is futimens(3): utimensat(2) of a descriptor, with a null path.
 func setTime(fd int, t timestamp) error {
 	ts := [2]unix.Timespec{{Sec: t.sec, Nsec: int64(t.nsec)}, {Sec: t.sec, Nsec: int64(t.nsec)}}
-	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
-	if errno != 0 {
-		return errno
+	for {
+		_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
+		if errno == 0 {
+			return nil
+		}
+		if errno != unix.EINTR {
+			return errno
+		}
 	}
-	return nil
 }

@@ -87,7 +87,7 @@ func share() int {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || limit.Cur > workerFiles {
 		return maxDirs
 	}
-	return max(2, min(maxDirs, (int(limit.Cur)-16)/6-6))
+	return max(8, min(maxDirs, (int(limit.Cur)-16)/6-6))
 }
 
 // confined is a worker seen from inside.

@@ -97,7 +97,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 		defer func() { <-done }()
 	}
 	r.Store.Used(img)
-	swept := r.sweepBeside()
+	swept := r.SweepBeside()
 	attendant := attendant{Process: process, signals: caught, resume: resume, ignored: func() {
 		r.Say("hint: the program ignores interrupts; press ^C again to kill it, or use --init")
 	}}
@@ -180,6 +180,8 @@ func (r *Runner) create(o *Options, img *store.Image, pr *Process) (*state.Handl
 		r.Say("the store is read-only: what the container writes is kept in memory, and gone with it")
 	} else if readOnly {
 		// The user wanted nothing kept.
+	} else if err := r.Store.Writable(); err != nil {
+		return nil, err // of a layout that is not known
 	} else if err := makeSkeleton(r.Store); err != nil {
 		return nil, r.Store.Explain("make skeleton", r.Store.Path("skeleton"), err)
 	}
@@ -275,9 +277,9 @@ func (r *Runner) Sweep() {
 	r.sweep(dead)
 }
 
-// sweepBeside sweeps beside the caller if there is anything to be swept, and
-// returns what waits for the end of it.
-func (r *Runner) sweepBeside() (wait func()) {
+// SweepBeside sweeps beside the caller if there is anything to be swept, and
+// returns what waits for the end of it. It may be the room that a pull needs.
+func (r *Runner) SweepBeside() (wait func()) {
 	dead, _ := state.Open(r.Store.Root()).Dead()
 	cgroup.Sweep()
 	if len(dead) == 0 && r.Store.Swept() {

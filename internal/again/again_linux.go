@@ -13,6 +13,7 @@ package again
 
 import (
 	"errors"
+	"io"
 
 	"golang.org/x/sys/unix"
 )
@@ -87,6 +88,16 @@ func Fchmodat(dir int, path string, mode uint32, flags int) error {
 	return do(func() error { return unix.Fchmodat(dir, path, mode, flags) })
 }
 
+// Fchmod is fchmod(2).
+func Fchmod(fd int, mode uint32) error {
+	return do(func() error { return unix.Fchmod(fd, mode) })
+}
+
+// UtimesNanoAt is utimensat(2).
+func UtimesNanoAt(dir int, path string, times []unix.Timespec, flags int) error {
+	return do(func() error { return unix.UtimesNanoAt(dir, path, times, flags) })
+}
+
 // Fchown is fchown(2).
 func Fchown(fd, uid, gid int) error {
 	return do(func() error { return unix.Fchown(fd, uid, gid) })
@@ -116,10 +127,13 @@ func Syncfs(fd int) error {
 // up, or below a limit, is written and is no error.
 func Write(fd int, b []byte) error {
 	for {
-		n, err := 0, error(nil)
-		err = do(func() error { n, err = unix.Write(fd, b); return err })
+		var n int
+		err := do(func() (err error) { n, err = unix.Write(fd, b); return err })
 		if err != nil {
 			return err
+		}
+		if n == 0 && len(b) > 0 {
+			return io.ErrShortWrite
 		}
 		if b = b[n:]; len(b) == 0 {
 			return nil

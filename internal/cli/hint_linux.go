@@ -22,6 +22,7 @@ func hintFor(err error) string {
 	var space *store.SpaceError
 	var unsafe *store.UnsafeError
 	var readOnly *store.ReadOnlyError
+	var version *store.VersionError
 	var network *run.NetworkError
 	var inUse *run.InUseError
 	var shared *sharedError
@@ -59,6 +60,8 @@ func hintFor(err error) string {
 		return "raise the limit of open files, which `ulimit -n` shows"
 	case errors.As(err, &unsafe):
 		return "the store must be yours and writable by nobody else; see --root and SKIFF_ROOT"
+	case errors.As(err, &version):
+		return "another skiff made the store: use that one, or another store with --root or SKIFF_ROOT"
 	case errors.As(err, &readOnly):
 		return "put the store where you may write, with --root or SKIFF_ROOT"
 	case errors.As(err, &network):

@@ -50,7 +50,7 @@ func load(c *cli.Context) error {
 	if err := r.Store.Writable(); err != nil {
 		return err
 	}
-	defer sweepBeside(r)()
+	defer r.SweepBeside()()
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	var in input
@@ -66,6 +66,9 @@ func load(c *cli.Context) error {
 	defer closeAll()
 	p := &pull.Puller{Store: r.Store, Warn: func(text string) { say("%s", text) }}
 	if p.Want, err = wanted(c); err != nil {
+		return err
+	}
+	if p.Parallel, err = parallel(); err != nil {
 		return err
 	}
 	unpacker := run.NewUnpacker(r.Store, r.IDs)

@@ -47,7 +47,7 @@ func pullCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				defer sweepBeside(r)()
+				defer r.SweepBeside()()
 				img, err := pullImage(context.Background(), c, r, name, pull.Always)
 				if err != nil {
 					return err
@@ -134,15 +134,19 @@ func wanted(c *cli.Context) (want manifest.Want, err error) {
 	return want, err
 }
 
-// descriptors refuses a limit that no pull lives with; Go's runtime dies of one
-// below ten without a message of skiff's.
-func descriptors() error {
-	const few = 40
+// parallel is how many layers may come at once, 0 for the usual number. It refuses
+// a limit of descriptors that no pull lives with; of one below ten Go's runtime dies
+// without a message of skiff's.
+func parallel() (int, error) {
+	const few, suffice, plenty = 40, 64, 256
 	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil && limit.Cur < few {
-		return fmt.Errorf("%d descriptors are too few, %d will do: %w", limit.Cur, 64, unix.EMFILE)
+	switch err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); {
+	case err != nil || limit.Cur >= plenty:
+		return 0, nil
+	case limit.Cur >= few:
+		return 2, nil
 	}
-	return nil
+	return 0, fmt.Errorf("%d descriptors are too few, %d will do: %w", limit.Cur, suffice, unix.EMFILE)
 }
 
 // pullImage finds or pulls what a word names, by the lock if there shall be one.
@@ -177,7 +181,7 @@ func pullReference(ctx context.Context, c *cli.Context, r *run.Runner, ref pull.
 			return img, nil
 		}
 	}
-	if err := descriptors(); err != nil {
+	if p.Parallel, err = parallel(); err != nil {
 		return nil, err
 	}
 	early.Abandon() // this takes long

@@ -67,14 +67,3 @@ func storeRoot(asked string) (string, error) {
 	}
 	return filepath.Join(home, ".local", "share", "skiff"), nil
 }
-
-// sweepBeside removes what killed processes and removed images left, beside the
-// caller, who waits for the end of it: it may be the room that a pull needs.
-func sweepBeside(r *run.Runner) (wait func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		r.Sweep()
-	}()
-	return func() { <-done }
-}

@@ -43,6 +43,10 @@ var ErrUnproved = errors.New("the layer's archive was not kept")
 //
 // layer says what is wrong with a layer; it is called by several goroutines.
 func (s *Store) Check(ctx context.Context, layer func(context.Context, v1.Hash) ([]string, error)) (*Report, error) {
+	var unknown *VersionError
+	if err := s.CheckVersion(); errors.As(err, &unknown) {
+		return nil, err // what is right in it is not known either
+	}
 	if err := s.recover(); err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ type VersionError struct {
 }
 
 func (e *VersionError) Error() string {
-	return fmt.Sprintf("store %s: layout %q is newer than this skiff's %d", e.Path, e.Version, Version)
+	return fmt.Sprintf("store %s: layout %q is none that this skiff knows, which is %d", e.Path, e.Version, Version)
 }
 
 // A SpaceError is a file system with no room left: no bytes, no inodes, or a
