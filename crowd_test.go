@@ -96,8 +96,8 @@ func (c *crew) whole() {
 	if status, out := c.ends(c.t, []string{"fsck"}); status != 0 {
 		c.t.Errorf("fsck: status %d\n%s", status, out)
 	}
-	for name := range names(c.root + "/tmp") {
-		c.t.Errorf("left in tmp: %s", name)
+	for _, name := range left(c.root, func(string) bool { return false }) {
+		c.t.Errorf("left: %s", name)
 	}
 }
 

@@ -323,16 +323,16 @@ func (f *faulty) suffer(this fault) (met bool) {
 	if status, said := f.ends(f.t, []string{"fsck"}); status != 0 {
 		complain("fsck: status %d\n%s", status, said)
 	}
+	// A file that its writer did not come to rename, or to remove, stays an hour; see store.Sweep.
+	stays := this.errno == "KILL" || this.class == "unlinkat"
+	for _, name := range left(f.root, func(name string) bool { return stays && strings.HasPrefix(name, "file-") }) {
+		complain("left: %s", name)
+	}
 	for _, room := range []string{"containers", "tmp"} {
 		for name := range names(f.root + "/" + room) {
-			// A file that its writer did not come to rename, or to remove, stays an hour; see store.Sweep.
-			if name == ".names" {
-				continue
+			if name != ".names" {
+				os.RemoveAll(f.root + "/" + room + "/" + name)
 			}
-			if !strings.HasPrefix(name, "file-") || this.errno != "KILL" && this.class != "unlinkat" {
-				complain("left in %s: %s", room, name)
-			}
-			os.RemoveAll(f.root + "/" + room + "/" + name)
 		}
 	}
 	return len(hit) > 0
