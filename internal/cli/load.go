@@ -58,8 +58,11 @@ func load(c *cli.Context) error {
 	if err := await(ctx, func() error { return in.open(ctx, c.String("input"), r.Store) }); err != nil {
 		return err
 	}
-	path := in.path
-	offers, closeAll, err := archive.OpenAll(path)
+	path, shown := in.path, c.String("input")
+	if shown == "" || shown == "-" {
+		shown = "stdin"
+	}
+	offers, closeAll, err := archive.OpenAll(path, shown)
 	if err != nil {
 		return err
 	}
