@@ -19,7 +19,7 @@ import (
 // damaged is told of every file, directory and link that is gone, that is of another kind,
 // mode, owner, time or target than its entry says, or that has no entry.
 //
-// opt is as it was for Apply. Extended attributes, hard links among each other and
+// opt is as it was for Apply; the archive has no more than MaxBytes, if that is set. Extended attributes, hard links among each other and
 // times that the file system may not keep are not looked at.
 func Check(root *os.File, split io.Reader, opt Options, damaged func(Damage)) (v1.Hash, error) {
 	s := newStream()
@@ -32,7 +32,7 @@ func Check(root *os.File, split io.Reader, opt Options, damaged func(Damage)) (v
 	archive, w := io.Pipe()
 	assembled := make(chan error, 1)
 	go func() {
-		err := Assemble(root, split, w, damaged)
+		err := Assemble(root, split, atMost(w, opt.MaxBytes), damaged)
 		w.CloseWithError(err)
 		assembled <- err
 	}()

@@ -3,6 +3,7 @@ package layers
 import (
 	"bytes"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -98,5 +99,40 @@ func TestAsideFailsFirst(t *testing.T) {
 		if !errors.Is(err, unix.ENOSPC) {
 			t.Fatalf("a full disk: %v", err)
 		}
+	}
+}
+
+// A record of an archive with a damaged number in it is damaged: nobody waits for as
+// many zeros as it says.
+func TestEndlessRecord(t *testing.T) {
+	staging := place(t)
+	ids := anyKind(t)
+	w := start(t, staging, ids)
+	result, err := unpack(t, w, staging, "fs", image.L(image.File("a", "x")), Job{Split: "split"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	path := filepath.Join(staging, "split")
+	split, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The last record is the end, before it are the archive's last zeros.
+	split = append(split[:len(split)-1], 2 /* zeros */, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x3f, 0)
+	if err := os.WriteFile(path, split, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := StartReader(staging, ids, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	read := Read{Dir: "fs", Split: "split", Size: result.Size}
+	if err := r.Archive(t.Context(), read, io.Discard); err == nil || !strings.Contains(err.Error(), "it makes more than") {
+		t.Errorf("archive: %v", err)
+	}
+	if _, err := r.Check(t.Context(), read); err == nil || !strings.Contains(err.Error(), "it makes more than") {
+		t.Errorf("check: %v", err)
 	}
 }
