@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"skiff/pull"
 	"skiff/pull/archive"
@@ -73,6 +74,7 @@ func save(c *cli.Context) error {
 	defer stop()
 	reader := run.NewLayerReader(r.Store, r.IDs)
 	defer reader.Close()
+	userUmask()
 	write := func(to archive.Sink) error {
 		err := archive.Write(to, images, func(d v1.Hash, w io.Writer) error { return reader.Archive(ctx, d, w) })
 		if ctx.Err() != nil {
@@ -97,6 +99,9 @@ func writeTo(f *os.File, write func(archive.Sink) error) error {
 	w := bufio.NewWriterSize(f, 256<<10)
 	return errors.Join(write(archive.NewTar(w)), w.Flush())
 }
+
+// userUmask is called before files are made that are the user's and not the store's.
+func userUmask() { syscall.Umask(tools.Umask) }
 
 // replaceFile writes a file that takes the place of an older one when it is whole. What
 // is no plain file, such as a pipe, is written to as it is.
