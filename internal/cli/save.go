@@ -114,9 +114,10 @@ func replaceFile(path string, write func(*os.File) error) error {
 		return errors.Join(write(f), f.Close())
 	}
 	// Not os.CreateTemp: the mode is the umask's business.
-	f, err := os.OpenFile(filepath.Join(filepath.Dir(path), ".skiff-"+rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	dir := filepath.Dir(path)
+	f, err := os.OpenFile(filepath.Join(dir, ".skiff-"+rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
-		return err
+		return fmt.Errorf("make a file in %s: %w", dir, errors.Unwrap(err))
 	}
 	err = errors.Join(write(f), f.Close())
 	if err == nil {

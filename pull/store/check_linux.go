@@ -81,7 +81,8 @@ func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
 		}
 		r.Images++
 		use := func(path string) {
-			if !slices.Contains(users[path], i.Reference) {
+			// An image may have a layer twice, and a layer very many images.
+			if n := len(users[path]); n == 0 || users[path][n-1] != i.Reference {
 				users[path] = append(users[path], i.Reference)
 			}
 		}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 
@@ -53,4 +54,25 @@ func damagedLayers(t *testing.T, s *Store) []Problem {
 		t.Fatal(err, r)
 	}
 	return r.Problems
+}
+
+// A layer of very many names is looked at in the time that these take to be read.
+func TestCheckOfManyNames(t *testing.T) {
+	s := open(t)
+	commit(t, s, hash(1))
+	i := put(t, s, "localhost/x:0", hash(1), hash(1))
+	for n := range 300 {
+		if err := s.Tag(i, fmt.Sprintf("localhost/x:%d", n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := s.Check(context.Background(), func(context.Context, v1.Hash) ([]string, error) { return []string{"it is damaged"}, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range r.Problems {
+		if p.What == "layer" && len(p.Images) != 300 {
+			t.Errorf("%d images need the layer, of 300", len(p.Images))
+		}
+	}
 }
