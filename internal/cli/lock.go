@@ -82,7 +82,6 @@ func lock(c *cli.Context) error {
 		}
 		return nil
 	}
-	userUmask()
 	return replaceFile(path, func(f *os.File) error {
 		_, err := f.WriteString(locked.String())
 		return err

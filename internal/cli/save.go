@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -74,7 +73,6 @@ func save(c *cli.Context) error {
 	defer stop()
 	reader := run.NewLayerReader(r.Store, r.IDs)
 	defer reader.Close()
-	userUmask()
 	write := func(to archive.Sink) error {
 		err := archive.Write(to, images, func(d v1.Hash, w io.Writer) error { return reader.Archive(ctx, d, w) })
 		if ctx.Err() != nil {
@@ -84,6 +82,7 @@ func save(c *cli.Context) error {
 	}
 	switch {
 	case format == "oci-dir":
+		syscall.Umask(tools.Umask) // the files are the user's and not the store's
 		to, err := archive.NewDir(output)
 		if err != nil {
 			return err
@@ -100,9 +99,6 @@ func writeTo(f *os.File, write func(archive.Sink) error) error {
 	return errors.Join(write(archive.NewTar(w)), w.Flush())
 }
 
-// userUmask is called before files are made that are the user's and not the store's.
-func userUmask() { syscall.Umask(tools.Umask) }
-
 // replaceFile writes a file that takes the place of an older one when it is whole. What
 // is no plain file, such as a pipe, is written to as it is.
 func replaceFile(path string, write func(*os.File) error) error {
@@ -113,13 +109,12 @@ func replaceFile(path string, write func(*os.File) error) error {
 		}
 		return errors.Join(write(f), f.Close())
 	}
-	// Not os.CreateTemp: the mode is the umask's business.
 	dir := filepath.Dir(path)
-	f, err := os.OpenFile(filepath.Join(dir, ".skiff-"+rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	f, err := os.CreateTemp(dir, ".skiff-*")
 	if err != nil {
 		return fmt.Errorf("make a file in %s: %w", dir, errors.Unwrap(err))
 	}
-	err = errors.Join(write(f), f.Close())
+	err = errors.Join(write(f), f.Chmod(0o666&^os.FileMode(tools.Umask)), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
