@@ -42,10 +42,10 @@ func main() {
 	layers.WorkerMain(decompressor) // returns at once unless this process is one
 	// What is made in a container's root has the modes that it has to have; the
 	// store around it is closed to others.
-	syscall.Umask(0o022)
+	umask := syscall.Umask(0o022)
 	early := run.Anticipate(os.Args)
 	late.Through(cli.Main)
-	os.Exit(cli.Main(os.Args, cli.Tools{Open: openRegistry, OpenPush: openPush, OpenLogins: openLogins, Decompress: decompress, Compress: compress}, early))
+	os.Exit(cli.Main(os.Args, cli.Tools{Open: openRegistry, OpenPush: openPush, OpenLogins: openLogins, Decompress: decompress, Compress: compress, Umask: umask}, early))
 }
 
 func decompressor() layers.Decompressor {

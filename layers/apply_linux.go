@@ -170,6 +170,11 @@ func (u *unpacker) run() error {
 			return fmt.Errorf("%w of %d entries", ErrQuota, most)
 		}
 		if err := u.entry(&h); err != nil {
+			// It may be no more than what came of an earlier file's failure.
+			u.aside.settle()
+			if first := u.aside.failed(); first != nil {
+				err = first
+			}
 			return archiveError(err)
 		}
 	}
@@ -224,6 +229,9 @@ func (u *unpacker) entry(h *header) error {
 	d, err := u.dir(parent)
 	if err != nil {
 		return fail("parent directory", err)
+	}
+	if len(join(d.path, base)) >= unix.PathMax {
+		return fail("name", unix.ENAMETOOLONG) // by a link
 	}
 	if strings.HasPrefix(base, whiteoutPrefix) {
 		return fail("whiteout", u.whiteout(d, base))

@@ -62,6 +62,26 @@ func Assemble(root *os.File, split io.Reader, w io.Writer, damaged func(Damage))
 	}
 }
 
+// atMost is w that takes so many bytes of an archive, or all if none are said.
+func atMost(w io.Writer, size int64) io.Writer {
+	if size == 0 {
+		return w
+	}
+	return &bounded{w, size, size}
+}
+
+type bounded struct {
+	w          io.Writer
+	size, left int64
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.left -= int64(len(p)); b.left < 0 {
+		return 0, fmt.Errorf("%w: it makes more than the archive's %d bytes", tarsplit.ErrFormat, b.size)
+	}
+	return b.w.Write(p)
+}
+
 // An assembler gathers the archive in blocks.
 type assembler struct {
 	root    int

@@ -63,13 +63,13 @@ func TestAssemble(t *testing.T) {
 			}
 			defer r.Close()
 			var archive bytes.Buffer
-			if err := r.Archive(context.Background(), Read{"fs", "split"}, &archive); err != nil {
+			if err := r.Archive(context.Background(), Read{Dir: "fs", Split: "split"}, &archive); err != nil {
 				t.Fatal(err)
 			}
 			if want := tarOf(t, l); !bytes.Equal(archive.Bytes(), want) {
 				t.Errorf("the archive made again has %d bytes and differs from the %d it was made of", archive.Len(), len(want))
 			}
-			state, err := r.Check(context.Background(), Read{"fs", "split"})
+			state, err := r.Check(context.Background(), Read{Dir: "fs", Split: "split"})
 			if err != nil || state.DiffID != l.DiffID() || len(state.Damages) > 0 {
 				t.Errorf("check: %v %v", state, err)
 			}
@@ -77,10 +77,10 @@ func TestAssemble(t *testing.T) {
 				t.Error("a reader removed the layer")
 			}
 			stop := errors.New("stop")
-			if err := r.Archive(context.Background(), Read{"fs", "split"}, failing{stop}); err != stop {
+			if err := r.Archive(context.Background(), Read{Dir: "fs", Split: "split"}, failing{stop}); err != stop {
 				t.Errorf("a writer that fails: %v", err)
 			}
-			if err := r.Archive(context.Background(), Read{"fs", "none"}, io.Discard); !errors.Is(err, os.ErrNotExist) {
+			if err := r.Archive(context.Background(), Read{Dir: "fs", Split: "none"}, io.Discard); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("no split: %v", err)
 			}
 		})

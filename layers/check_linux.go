@@ -19,7 +19,7 @@ import (
 // damaged is told of every file, directory and link that is gone, that is of another kind,
 // mode, owner, time or target than its entry says, or that has no entry.
 //
-// opt is as it was for Apply. Extended attributes, hard links among each other and
+// opt is as it was for Apply; the archive has no more than MaxBytes, if that is set. Extended attributes, hard links among each other and
 // times that the file system may not keep are not looked at.
 func Check(root *os.File, split io.Reader, opt Options, damaged func(Damage)) (v1.Hash, error) {
 	s := newStream()
@@ -32,7 +32,7 @@ func Check(root *os.File, split io.Reader, opt Options, damaged func(Damage)) (v
 	archive, w := io.Pipe()
 	assembled := make(chan error, 1)
 	go func() {
-		err := Assemble(root, split, w, damaged)
+		err := Assemble(root, split, atMost(w, opt.MaxBytes), damaged)
 		w.CloseWithError(err)
 		assembled <- err
 	}()
@@ -53,11 +53,10 @@ func Check(root *os.File, split io.Reader, opt Options, damaged func(Damage)) (v
 type checker struct {
 	root int
 	opt  Options
-	want map[string]wanted // by path
+	want map[string]wanted // by path, which has no link in it
 
-	// links: an entry's name led through a link of the layer, so that files stand at
-	// other paths than their entries say.
-	links bool
+	// name and path are the last directory that was looked up and where it is.
+	name, path string
 }
 
 // wanted is what the last entry of a path says.
@@ -98,11 +97,11 @@ func (c *checker) list(s *stream) error {
 
 func (c *checker) entry(name string, h *header) {
 	parent, base := split(name)
-	// A directory that no entry names is made on the way; one that is a link's
-	// target is found by its own name.
+	parent = c.dir(parent)
+	name = join(parent, base)
+	// A directory that no entry names is made on the way.
 	for p := parent; p != "."; p, _ = split(p) {
 		if w, ok := c.want[p]; ok && w.kind != unix.S_IFCHR { // not a whiteout that it replaces
-			c.links = c.links || w.kind == unix.S_IFLNK
 			break
 		}
 		c.want[p] = wanted{kind: unix.S_IFDIR, any: true}
@@ -127,11 +126,49 @@ func (c *checker) entry(name string, h *header) {
 	case typeFIFO:
 		w.kind = unix.S_IFIFO
 	case typeLink:
-		w.any = true
+		// What it is another name of has no other metadata than that one's entry says.
+		to, _ := clean(h.link) // as it was unpacked
+		to, base := split(to)
+		target := c.want[join(c.dir(to), base)]
+		w.any, w.kind, w.link = true, target.kind, target.link
 	case typeChar, typeBlock:
 		w.any, w.absent = true, true
 	}
+	if w.kind == unix.S_IFLNK || c.want[name].kind == unix.S_IFLNK {
+		c.name = "" // it may lead elsewhere now
+	}
 	c.want[name] = w
+}
+
+// dir is where a directory's name leads at this point of the archive, as
+// unpacker.resolve finds it.
+func (c *checker) dir(name string) string {
+	if name == c.name {
+		return c.path
+	}
+	at, links := ".", 0
+	for rest := name; rest != ""; {
+		var part string
+		part, rest, _ = strings.Cut(rest, "/")
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			at, _ = split(at)
+			continue
+		}
+		next := join(at, part)
+		if w := c.want[next]; w.kind == unix.S_IFLNK && links < maxLinks {
+			if links++; strings.HasPrefix(w.link, "/") {
+				at = "."
+			}
+			rest = w.link + "/" + rest
+			continue
+		}
+		at = next
+	}
+	c.name, c.path = name, at
+	return at
 }
 
 // walk compares the tree. Its error is that it could not.
@@ -170,34 +207,17 @@ func (c *checker) walk(damaged func(Damage)) error {
 		f.Close()
 	}
 	for path, w := range c.want {
-		if !w.seen && !w.absent && path != "." && !c.throughLink(path) {
+		if !w.seen && !w.absent && path != "." {
 			damaged(Damage{path, "it is gone"})
 		}
 	}
 	return nil
 }
 
-// throughLink says whether an entry's name leads through a symbolic link, so
-// that its file is at another path.
-func (c *checker) throughLink(path string) bool {
-	if !c.links {
-		return false
-	}
-	for p, _ := split(path); p != "."; p, _ = split(p) {
-		if c.want[p].kind == unix.S_IFLNK {
-			return true
-		}
-	}
-	return false
-}
-
 // compare says what is wrong with a file, if anything is.
 func (c *checker) compare(dir int, name, path string, st *unix.Stat_t) string {
 	w, ok := c.want[path]
 	if !ok {
-		if c.links {
-			return ""
-		}
 		return "the layer has no such entry"
 	}
 	w.seen = true

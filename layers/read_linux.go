@@ -12,8 +12,12 @@ import (
 )
 
 // A Read names a layer below a worker's directory: where its files are, and
-// what Job.Split made.
-type Read struct{ Dir, Split string }
+// what Job.Split made. Size is Result.Size, which its archive has and no more: a damaged record could
+// ask for zeros without end. 0: it is not known.
+type Read struct {
+	Dir, Split string
+	Size       int64
+}
 
 // A State is how Worker.Check found a layer.
 type State struct {

@@ -128,7 +128,9 @@ func (w *confined) serve(q request, fd int) {
 		blob.Close()
 	case q.Read != nil && fd >= 0:
 		out := os.NewFile(uintptr(fd), "archive")
-		err = w.read(*q.Read, func(dir *os.File, split io.Reader) error { return Assemble(dir, split, out, nil) })
+		err = w.read(*q.Read, func(dir *os.File, split io.Reader) error {
+			return Assemble(dir, split, atMost(out, q.Read.Size), nil)
+		})
 		out.Close()
 	case q.Read != nil:
 		a.State, err = w.check(*q.Read)
@@ -207,7 +209,7 @@ func (w *confined) read(r Read, do func(dir *os.File, split io.Reader) error) er
 
 func (w *confined) check(r Read) (*State, error) {
 	s := new(State)
-	opt := Options{IDs: w.ids, Squash: w.squash}
+	opt := Options{IDs: w.ids, Squash: w.squash, MaxBytes: r.Size}
 	err := w.read(r, func(dir *os.File, split io.Reader) (err error) {
 		s.DiffID, err = Check(dir, split, opt, s.add)
 		return err

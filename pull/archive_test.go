@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -240,5 +242,41 @@ func TestBuiltin(t *testing.T) {
 	}
 	if _, err := p.Ensure(context.Background(), Reference{Transport: "builtin", Rest: "bye"}, Missing); !errors.As(err, new(*UnknownImageError)) {
 		t.Error(err)
+	}
+}
+
+// An archive of names, or of a list that says nothing, is refused before it takes memory.
+func TestArchiveOfNames(t *testing.T) {
+	for what, write := range map[string]func(*tar.Writer){
+		"names": func(w *tar.Writer) {
+			for i := range 10000 {
+				w.WriteHeader(&tar.Header{Name: fmt.Sprintf("%d%s", i, strings.Repeat("/aaaaaaaa", 400)), Format: tar.FormatPAX})
+			}
+		},
+		"links": func(w *tar.Writer) {
+			w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: "x", Linkname: strings.Repeat("a", 500000), Format: tar.FormatPAX})
+		},
+		"images": func(w *tar.Writer) {
+			text := "[" + strings.Repeat("{},", 1300000) + "{}]"
+			w.WriteHeader(&tar.Header{Name: "manifest.json", Size: int64(len(text))})
+			io.WriteString(w, text)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "x.tar")
+			f, err := os.Create(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := tar.NewWriter(f)
+			write(w)
+			if err := errors.Join(w.Close(), f.Close()); err != nil {
+				t.Fatal(err)
+			}
+			_, _, err = archive.OpenAll(path, path)
+			if err == nil || !strings.Contains(err.Error(), "too many names") && !strings.Contains(err.Error(), "more than 10000 images") {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }

@@ -347,5 +347,27 @@ func (p *Puller) Load(ctx context.Context, from Source, ref Reference) (*Pulled,
 	if ref == (Reference{}) {
 		return p.pull(ctx, from, ref, "")
 	}
+	if ref.Digest != "" {
+		from = pinnedSource{from, ref}
+	}
 	return p.pull(ctx, from, ref, ref.String())
+}
+
+// A pinnedSource is a file that calls its image by a digest. A name with a digest is trusted
+// wherever it is found later, so the image must be the one.
+type pinnedSource struct {
+	Source
+	ref Reference
+}
+
+func (s pinnedSource) Image(ctx context.Context, want manifest.Want) (*manifest.Image, error) {
+	img, err := s.Source.Image(ctx, want)
+	if err == nil && img.Digest.String() != s.ref.Digest {
+		have := img.Digest.String()
+		if (img.Digest == v1.Hash{}) {
+			have = "without a digest"
+		}
+		return nil, &manifest.DigestError{What: "image", Want: s.ref.Digest, Have: have}
+	}
+	return img, err
 }

@@ -47,6 +47,11 @@ func (r *Runner) MountImage(img *store.Image) (string, error) {
 	if os.Geteuid() != 0 {
 		return "", ErrMountNeedsRoot
 	}
+	done, err := lockMounts()
+	if err != nil {
+		return "", err
+	}
+	defer done()
 	m := r.imageMount(img.ID)
 	if mounted(m.Path) {
 		return m.Path, nil
@@ -71,7 +76,7 @@ func (r *Runner) MountImage(img *store.Image) (string, error) {
 	}
 	for _, d := range img.DiffIDs {
 		if _, ok := r.Store.HasLayer(d); !ok {
-			r.UnmountImage(img.ID)
+			m.unmount()
 			return "", fmt.Errorf("layer %.19s: %w", d.String(), ErrLayerGone)
 		}
 	}
@@ -114,16 +119,53 @@ func mountOverlay(base []string, at string) error {
 	return nil
 }
 
-// UnmountImage undoes MountImage. The error wraps fs.ErrNotExist if the image is not mounted,
-// and EBUSY if somebody is in it.
+// lockMounts keeps others from mounting and unmounting images, so that none is mounted
+// twice, and no list of layers is written under a mount that it holds for.
+func lockMounts() (unlock func(), err error) {
+	if err := os.MkdirAll(mountsDir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(mountsDir)
+	if err != nil {
+		return nil, err
+	}
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "lock", Path: mountsDir, Err: err}
+	}
+	return func() { f.Close() }, nil
+}
+
+// A NotMountedError is an image that can't be unmounted.
+type NotMountedError struct{ ID v1.Hash }
+
+func (e *NotMountedError) Error() string { return fmt.Sprintf("image %.12s is not mounted", e.ID.Hex) }
+
+// UnmountImage undoes MountImage. The error is a *NotMountedError if the image is not mounted,
+// and wraps EBUSY if somebody is in it.
 func (r *Runner) UnmountImage(id v1.Hash) error {
 	if os.Geteuid() != 0 {
 		return ErrMountNeedsRoot
 	}
 	m := r.imageMount(id)
 	if !mounted(m.Path) {
-		return fmt.Errorf("image %.12s is not mounted: %w", id.Hex, fs.ErrNotExist)
+		return &NotMountedError{id}
 	}
+	done, err := lockMounts()
+	if err != nil {
+		return err
+	}
+	defer done()
+	if !mounted(m.Path) {
+		return &NotMountedError{id} // by now
+	}
+	return m.unmount()
+}
+
+func (m ImageMount) unmount() error {
 	if err := unix.Unmount(m.Path, unix.UMOUNT_NOFOLLOW); err != nil {
 		return &fs.PathError{Op: "unmount", Path: m.Path, Err: err}
 	}

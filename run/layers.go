@@ -71,6 +71,10 @@ func (r *LayerReader) open(diffID v1.Hash) (*layers.Worker, layers.Read, error) 
 	if err != nil {
 		return nil, layers.Read{}, err
 	}
+	record, err := r.st.LayerRecord(diffID)
+	if err != nil {
+		return nil, layers.Read{}, err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	home := r.st.Home(diffID)
@@ -80,7 +84,7 @@ func (r *LayerReader) open(diffID v1.Hash) (*layers.Worker, layers.Read, error) 
 			return nil, layers.Read{}, err
 		}
 	}
-	return r.workers[home], layers.Read{Dir: dir, Split: split}, nil
+	return r.workers[home], layers.Read{Dir: dir, Split: split, Size: record.Size}, nil
 }
 
 // Close ends the process, if there was one.

@@ -43,8 +43,9 @@ const (
 	watchEvery = 20 * time.Millisecond
 )
 
-// space is the error of a file system with less room than the reserve.
-func space(path string) error {
+// Room is the error, a *store.SpaceError, of a file system with less room than the reserve, for
+// who is about to do op at path.
+func Room(op, path string) error {
 	var st unix.Statfs_t
 	if unix.Statfs(path, &st) != nil {
 		return nil
@@ -54,7 +55,7 @@ func space(path string) error {
 	if free >= keep || size == 0 {
 		return nil
 	}
-	return &store.SpaceError{Op: "unpack layer in", Path: path, Free: free, FreeFiles: st.Ffree,
+	return &store.SpaceError{Op: op, Path: path, Free: free, FreeFiles: st.Ffree,
 		Err: fmt.Errorf("%w: the last %d bytes are left to others", unix.ENOSPC, keep)}
 }
 
@@ -64,7 +65,7 @@ func (u *Unpacker) watch(w *layers.Worker, done <-chan struct{}) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
-		if err := space(u.staging); err != nil {
+		if err := Room("unpack layer in", u.staging); err != nil {
 			u.mu.Lock()
 			u.full = err
 			u.mu.Unlock()

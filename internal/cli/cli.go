@@ -55,6 +55,7 @@ type Tools struct {
 	OpenLogins func(pull.Access) pull.Logins
 	Decompress layers.Decompressor
 	Compress   func(io.Writer) io.WriteCloser // gzip
+	Umask      int                            // as the user has it; the process has 022
 }
 
 // What Main is handed.

@@ -65,7 +65,7 @@ func fsck(c *cli.Context) error {
 		return err
 	}
 	if c.Bool("repair") {
-		if err := r.Store.Drop(report.Problems, r.InUse); err != nil {
+		if err := r.Store.Drop(ctx, report.Problems, r.InUse); err != nil {
 			return err
 		}
 	}

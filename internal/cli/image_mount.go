@@ -32,12 +32,15 @@ func mountImages(c *cli.Context) error {
 		return err
 	}
 	var list []*store.Image
+	var names []string // as they were asked for
 	switch {
 	case c.Bool("all"):
 		if err := count(c, 0, 0, ""); err != nil {
 			return err
 		}
-		list = distinct(all)
+		for _, i := range distinct(all) {
+			list, names = append(list, i), append(names, nameOf(i.ID, all))
+		}
 	case c.NArg() == 0:
 		for _, m := range r.MountedImages() {
 			fmt.Fprintf(stdout, "%s %s\n", nameOf(m.ID, all), m.Path)
@@ -49,12 +52,12 @@ func mountImages(c *cli.Context) error {
 		if err != nil {
 			return &verbError{verb: "image mount", object: name, err: err}
 		}
-		list = append(list, i)
+		list, names = append(list, i), append(names, name)
 	}
-	for _, i := range list {
+	for n, i := range list {
 		path, err := r.MountImage(i)
 		if err != nil {
-			return &verbError{verb: "image mount", object: nameOf(i.ID, all), err: err}
+			return &verbError{verb: "image mount", object: names[n], err: err}
 		}
 		if len(list) == 1 && !c.Bool("all") {
 			fmt.Fprintln(stdout, path)

@@ -58,8 +58,11 @@ func load(c *cli.Context) error {
 	if err := await(ctx, func() error { return in.open(ctx, c.String("input"), r.Store) }); err != nil {
 		return err
 	}
-	path := in.path
-	offers, closeAll, err := archive.OpenAll(path)
+	path, shown := in.path, c.String("input")
+	if shown == "" || shown == "-" {
+		shown = "stdin"
+	}
+	offers, closeAll, err := archive.OpenAll(path, shown)
 	if err != nil {
 		return err
 	}
@@ -158,7 +161,7 @@ func (in *input) open(ctx context.Context, name string, st *store.Store) error {
 		return err
 	}
 	in.path, err = spool(ctx, r, packed, temp.Path()+"/archive")
-	return st.Explain("copy the archive to", temp.Path(), err)
+	return st.Explain(copyTo, temp.Path(), err)
 }
 
 func (in *input) temp(st *store.Store) (*store.Temp, error) {
@@ -195,7 +198,10 @@ func await(ctx context.Context, do func() error) error {
 	return context.Cause(ctx)
 }
 
-// spool copies an archive to a file.
+const copyTo = "copy the archive to"
+
+// spool copies an archive to a file. What it was given, a few compressed bytes
+// perhaps, does not take the last of the disk.
 func spool(ctx context.Context, in io.Reader, packed bool, path string) (string, error) {
 	if packed {
 		plain, err := tools.Decompress(in, layers.Detect)
@@ -209,7 +215,15 @@ func spool(ctx context.Context, in io.Reader, packed bool, path string) (string,
 	if err != nil {
 		return "", err
 	}
-	_, err = io.Copy(out, &cancelled{ctx, in})
+	in = &cancelled{ctx, in}
+	for err == nil {
+		if err = run.Room(copyTo, path); err == nil {
+			_, err = io.CopyN(out, in, 4<<20)
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
 	return path, errors.Join(err, out.Close())
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"skiff/pull"
 	"skiff/pull/archive"
@@ -81,6 +82,7 @@ func save(c *cli.Context) error {
 	}
 	switch {
 	case format == "oci-dir":
+		syscall.Umask(tools.Umask) // the files are the user's and not the store's
 		to, err := archive.NewDir(output)
 		if err != nil {
 			return err
@@ -107,11 +109,12 @@ func replaceFile(path string, write func(*os.File) error) error {
 		}
 		return errors.Join(write(f), f.Close())
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".skiff-*")
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, ".skiff-*")
 	if err != nil {
-		return err
+		return fmt.Errorf("make a file in %s: %w", dir, errors.Unwrap(err))
 	}
-	err = errors.Join(write(f), f.Chmod(0o644), f.Close())
+	err = errors.Join(write(f), f.Chmod(0o666&^os.FileMode(tools.Umask)), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}

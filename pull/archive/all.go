@@ -16,9 +16,9 @@ type Offer struct {
 
 // OpenAll opens a file or directory for all the images in it: an OCI layout, or
 // what docker save writes. Of a file that is both, the layout is read, for it knows digests. Images that are not for
-// linux are offered too; who reads one finds out. close closes them all.
-func OpenAll(path string) (offers []Offer, close func() error, err error) {
-	f, err := openFiles(path)
+// linux are offered too; who reads one finds out. close closes them all. Errors call the file by name.
+func OpenAll(path, name string) (offers []Offer, close func() error, err error) {
+	f, err := openFiles(path, name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -27,7 +27,7 @@ func OpenAll(path string) (offers []Offer, close func() error, err error) {
 			f.Close()
 		}
 	}()
-	l, err := checked(&layout{path: path, files: keptOpen{f}})
+	l, err := checked(&layout{path: name, files: keptOpen{f}})
 	t, isTar := f.(*tarball)
 	switch {
 	case err == nil:
@@ -35,10 +35,10 @@ func OpenAll(path string) (offers []Offer, close func() error, err error) {
 	case isTar && t.has("manifest.json"):
 		offers, err = (&saved{tarball: t}).offers()
 	case isTar:
-		err = &FormatError{path, "it is neither an OCI image layout nor an archive of docker save"}
+		err = &FormatError{name, "it is neither an OCI image layout nor an archive of docker save"}
 	}
 	if err == nil && len(offers) == 0 {
-		err = &FormatError{path, "there is no image in it"}
+		err = &FormatError{name, "there is no image in it"}
 	}
 	return offers, f.Close, err
 }

@@ -25,6 +25,7 @@ import (
 const (
 	maxEntries = 100_000
 	maxName    = 4096
+	maxNames   = 8 << 20 // bytes of all names, which are held in memory
 	maxLinks   = 10
 )
 
@@ -81,9 +82,9 @@ type entry struct {
 }
 
 // openTar lists an archive. Only plain files and links are kept; the last of a name wins, as in
-// extraction.
-func openTar(name string) (*tarball, error) {
-	f, err := os.Open(name)
+// extraction. Errors call it by name.
+func openTar(path, name string) (*tarball, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +110,7 @@ func (t *tarball) list() error {
 		return bad("the archive itself is compressed; unpack it with gunzip or unzstd first")
 	}
 	r := tar.NewReader(t.f)
-	for n := 0; ; n++ {
+	for n, names := 0, 0; ; n++ {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			if n == 0 {
@@ -120,7 +121,8 @@ func (t *tarball) list() error {
 		if err != nil {
 			return bad(err.Error())
 		}
-		if n == maxEntries || len(h.Name) > maxName {
+		names += len(h.Name) + len(h.Linkname)
+		if n == maxEntries || names > maxNames || max(len(h.Name), len(h.Linkname)) > maxName {
 			return bad("it has too many names or too long ones for an image archive")
 		}
 		key := path.Clean("/" + h.Name)[1:]

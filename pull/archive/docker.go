@@ -1,8 +1,10 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,7 +24,7 @@ type saved struct {
 // OpenDocker opens docker-archive:FILE[:NAME].
 func OpenDocker(spec string) (manifest.Source, error) {
 	file, name := Split(spec)
-	t, err := openTar(file)
+	t, err := openTar(file, file)
 	if err != nil {
 		return nil, err
 	}
@@ -76,9 +78,35 @@ func (s *saved) list() ([]savedImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []savedImage
-	if err := json.Unmarshal(raw, &list); err != nil {
+	list, err := decodeSaved(raw)
+	if err != nil {
 		return nil, &FormatError{s.path, "manifest.json: " + err.Error()}
+	}
+	return list, nil
+}
+
+// maxImages bounds the memory that a list of nothing would take.
+const maxImages = 10_000
+
+func decodeSaved(raw []byte) ([]savedImage, error) {
+	if !json.Valid(raw) {
+		var v any
+		return nil, json.Unmarshal(raw, &v)
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	if t, _ := d.Token(); t != json.Delim('[') {
+		return nil, errors.New("it is no list of images")
+	}
+	var list []savedImage
+	for d.More() {
+		if len(list) == maxImages {
+			return nil, fmt.Errorf("it lists more than %d images", maxImages)
+		}
+		var img savedImage
+		if err := d.Decode(&img); err != nil {
+			return nil, err
+		}
+		list = append(list, img)
 	}
 	return list, nil
 }

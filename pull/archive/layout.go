@@ -44,7 +44,7 @@ func OpenLayout(spec string) (manifest.Source, error) {
 // OpenOCI opens oci-archive:FILE[:NAME].
 func OpenOCI(spec string) (manifest.Source, error) {
 	file, name := Split(spec)
-	t, err := openTar(file)
+	t, err := openTar(file, file)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func openDirectory(dir string) (*directory, error) {
 }
 
 // openFiles opens a directory or an archive.
-func openFiles(path string) (files, error) {
+func openFiles(path, name string) (files, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -202,7 +202,7 @@ func openFiles(path string) (files, error) {
 	if info.IsDir() {
 		return openDirectory(path)
 	}
-	return openTar(path)
+	return openTar(path, name)
 }
 
 // section opens a plain file below the directory, following no link.

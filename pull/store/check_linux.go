@@ -23,6 +23,7 @@ type Problem struct {
 	Why    []string // never empty
 	Images []string `json:",omitempty"` // the references that need it, sorted
 	path   string   // below the root
+	ino    uint64   // of path when it was looked at; 0: there is nothing at path
 }
 
 // A Report is what Check found.
@@ -75,7 +76,7 @@ func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
 		var absent *AbsentError
 		if errors.As(err, &absent) {
 			if s.exists(path) {
-				r.Problems = append(r.Problems, Problem{What: "image", Name: name, Why: []string{"its record is not whole"}, path: path})
+				r.Problems = append(r.Problems, Problem{What: "image", Name: name, Why: []string{"its record is not whole"}, path: path, ino: s.inode(path)})
 			}
 			continue
 		}
@@ -84,7 +85,8 @@ func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
 		}
 		r.Images++
 		use := func(path string) {
-			if !slices.Contains(users[path], i.Reference) {
+			// An image may have a layer twice, and a layer very many images.
+			if n := len(users[path]); n == 0 || users[path][n-1] != i.Reference {
 				users[path] = append(users[path], i.Reference)
 			}
 		}
@@ -130,8 +132,9 @@ func (s *Store) checkBlobs(ctx context.Context, r *Report, users map[string][]st
 				return context.Cause(ctx)
 			}
 			path := "blobs/" + algorithm + "/" + name
+			ino := s.inode(path)
 			problem := func(why string) {
-				r.Problems = append(r.Problems, Problem{What: "blob", Name: algorithm + ":" + name, Why: []string{why}, Images: users[path], path: path})
+				r.Problems = append(r.Problems, Problem{What: "blob", Name: algorithm + ":" + name, Why: []string{why}, Images: users[path], path: path, ino: ino})
 			}
 			h, err := v1.NewHash(algorithm + ":" + name)
 			if err != nil {
@@ -198,6 +201,7 @@ func (s *Store) checkLayer(ctx context.Context, name string, r *Report, users []
 	if mine, _ := s.key(diffID); ok && mine != name {
 		return nil // of the other kind of ids, which another mode of skiff's made
 	}
+	ino := s.inode(path)
 	var why []string
 	var err error
 	if !ok {
@@ -227,17 +231,32 @@ func (s *Store) checkLayer(ctx context.Context, name string, r *Report, users []
 		if ok {
 			shown = diffID.String()
 		}
-		r.Problems = append(r.Problems, Problem{What: "layer", Name: shown, Why: why, Images: users, path: path})
+		r.Problems = append(r.Problems, Problem{What: "layer", Name: shown, Why: why, Images: users, path: path, ino: ino})
 	}
 	return nil
 }
 
+func (s *Store) inode(path string) uint64 {
+	var st unix.Stat_t
+	if unix.Fstatat(s.fd, path, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
 // Drop takes what is damaged out of the store, so that the next pull brings it
-// in anew. A layer that a container uses stays, and is an error.
-func (s *Store) Drop(problems []Problem, inUse InUse) error {
+// in anew. A layer that a container uses stays, and is an error. What has been brought in anew
+// since Check stays too. As with Collect, a layer is given back if a container has come to
+// use it meanwhile.
+func (s *Store) Drop(ctx context.Context, problems []Problem, inUse InUse) error {
 	if err := s.Writable(); err != nil {
 		return err
 	}
+	l, err := s.waitLock(ctx, "collect", "store")
+	if err != nil {
+		return err
+	}
+	defer l.unlock()
 	used, err := inUse()
 	if err != nil {
 		return err
@@ -248,20 +267,44 @@ func (s *Store) Drop(problems []Problem, inUse InUse) error {
 	}
 	defer trash.Leave()
 	var errs []error
+	gone := map[v1.Hash][2]string{} // layers: from, to
 	for _, p := range problems {
-		if p.path == "" {
-			continue // it is what the others leave out
+		if p.path == "" || p.ino == 0 || s.inode(p.path) != p.ino {
+			continue // it is what the others leave out, or another one by now
 		}
-		if h, err := v1.NewHash(p.Name); err == nil && p.What == "layer" && used[h] {
-			errs = append(errs, fmt.Errorf("layer %.12s: a container uses it", h.Hex))
+		h, herr := v1.NewHash(p.Name)
+		layer := herr == nil && p.What == "layer"
+		if layer && used[h] {
+			errs = append(errs, &inUseError{h})
 			continue
 		}
 		to := trash.name + "/" + strings.ReplaceAll(p.path, "/", "_")
-		if err := again.Renameat(s.fd, p.path, s.fd, to); err != nil && !errors.Is(err, unix.ENOENT) {
+		err := again.Renameat(s.fd, p.path, s.fd, to)
+		switch {
+		case err == nil && layer:
+			gone[h] = [2]string{p.path, to}
+		case err != nil && !errors.Is(err, unix.ENOENT):
 			errs = append(errs, explain("drop", s.Path(p.path), err))
 		}
 	}
-	return errors.Join(errs...)
+	used, err = inUse()
+	for h, names := range gone {
+		if err == nil && !used[h] {
+			continue
+		}
+		// EEXIST: it has been pulled anew; then this one is garbage.
+		if again.Renameat2(s.fd, names[1], s.fd, names[0], unix.RENAME_NOREPLACE) == nil && err == nil {
+			errs = append(errs, &inUseError{h})
+		}
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// An inUseError is a damaged layer that can't be dropped now.
+type inUseError struct{ layer v1.Hash }
+
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("layer %.12s: a container uses it", e.layer.Hex)
 }
 
 // HasBlob says whether there is a blob of that name.
