@@ -369,7 +369,7 @@ func (u *unpacker) vacate(d *dir, base string) (*dir, bool, error) {
 func (u *unpacker) setXattrs(fd int, h *header) error {
 	for _, x := range h.xattrs {
 		err := unix.EPERM
-		if keepXattr(x.name) {
+		if KeepXattr(x.name) {
 			err, _ = again.Fsetxattr(fd, x.name, []byte(x.value), 0).(unix.Errno)
 		}
 		switch {
@@ -383,12 +383,12 @@ func (u *unpacker) setXattrs(fd int, h *header) error {
 	return nil
 }
 
-// keepXattr is the list. security.capability is converted by the kernel to
-// version 3, with the namespace's root as its root, when set from inside a user
-// namespace (user_namespaces(7), capabilities(7)). What overlayfs reads is never
-// taken from an archive: it could show other files than those that were
-// verified.
-func keepXattr(name string) bool {
+// KeepXattr is the list of the extended attributes that a layer may have.
+// security.capability is converted by the kernel to version 3, with the namespace's
+// root as its root, when set from inside a user namespace (user_namespaces(7),
+// capabilities(7)). What overlayfs reads is never taken from an archive: it could
+// show other files than those that were verified.
+func KeepXattr(name string) bool {
 	return name == "security.capability" ||
 		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
 }

@@ -27,7 +27,7 @@ var verbs = []struct {
 	{"run", runCommand}, {"explain", explainCommand},
 	{"pull", pullCommand}, {"push", pushCommand}, {"login", loginCommand}, {"logout", logoutCommand}, {"search", searchCommand},
 	{"images", imagesCommand}, {"image", imageCommand}, {"rmi", rmiCommand}, {"tag", tagCommand}, {"untag", untagCommand},
-	{"history", historyCommand}, {"inspect", inspectCommand}, {"manifest", manifestCommand}, {"save", saveCommand}, {"load", loadCommand}, {"lock", lockCommand},
+	{"history", historyCommand}, {"inspect", inspectCommand}, {"manifest", manifestCommand}, {"save", saveCommand}, {"load", loadCommand}, {"export", exportCommand}, {"import", importCommand}, {"lock", lockCommand},
 	{"ps", psCommand}, {"rm", rmCommand},
 	{"system", systemCommand}, {"gc", gcCommand}, {"fsck", fsckCommand}, {"info", infoCommand},
 	{"version", versionCommand}, {run.SweepVerb, sweepCommand}, {run.WithinVerb, withinCommand},

@@ -19,7 +19,7 @@ func imageCommand() *cli.Command {
 		renamed(imagesCommand(), "ls", "list"), renamed(rmiCommand(), "rm", "remove"), pullCommand(),
 		tagCommand(), untagCommand(), existsCommand(), imageInspectCommand(), historyCommand(),
 		treeCommand(), diffCommand(), imagePruneCommand(), mountCommand(), unmountCommand(),
-		saveCommand(), loadCommand())
+		saveCommand(), loadCommand(), importCommand(), pushCommand())
 }
 
 func imagesCommand() *cli.Command {
