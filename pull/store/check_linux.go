@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"skiff/internal/again"
 
@@ -48,7 +49,7 @@ func (s *Store) Check(ctx context.Context, layer func(context.Context, v1.Hash) 
 		return nil, err
 	}
 	r := new(Report)
-	users, err := s.checkImages(r)
+	users, err := s.checkImages(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +60,7 @@ func (s *Store) Check(ctx context.Context, layer func(context.Context, v1.Hash) 
 }
 
 // checkImages reads the records and returns who uses what: references by path below the root.
-func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
+func (s *Store) checkImages(ctx context.Context, r *Report) (users map[string][]string, err error) {
 	users = map[string][]string{}
 	names, err := s.names("images")
 	if err != nil {
@@ -93,7 +94,7 @@ func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
 				return nil, err
 			}
 			use("layers/" + k)
-			if _, ok := s.HasLayer(d); !ok && !s.exists("layers/"+k+"/layer.json") && s.exists(path) {
+			if _, ok := s.HasLayer(d); !ok && !s.exists("layers/"+k+"/layer.json") && s.gone(ctx, k) && s.exists(path) {
 				why = append(why, fmt.Sprintf("layer %.12s is not here", d.Hex))
 			}
 		}
@@ -114,6 +115,17 @@ func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
 		}
 	}
 	return users, nil
+}
+
+// gone says that a layer that was just not there is in no collector's hand, which
+// would give it back.
+func (s *Store) gone(ctx context.Context, key string) bool {
+	wait, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if l, err := s.waitLock(wait, "collect", "store"); err == nil {
+		defer l.unlock()
+	}
+	return !s.exists("layers/" + key + "/layer.json")
 }
 
 func (s *Store) checkBlobs(ctx context.Context, r *Report, users map[string][]string) error {
