@@ -94,7 +94,7 @@ func (s *Store) checkImages(ctx context.Context, r *Report) (users map[string][]
 				return nil, err
 			}
 			use("layers/" + k)
-			if _, ok := s.HasLayer(d); !ok && !s.exists("layers/"+k+"/layer.json") && s.gone(ctx, k) && s.exists(path) {
+			if _, ok := s.HasLayer(d); !ok && !s.exists("layers/"+k+"/layer.json") && s.missed(ctx, path, k) {
 				why = append(why, fmt.Sprintf("layer %.12s is not here", d.Hex))
 			}
 		}
@@ -117,15 +117,15 @@ func (s *Store) checkImages(ctx context.Context, r *Report) (users map[string][]
 	return users, nil
 }
 
-// gone says that a layer that was just not there is in no collector's hand, which
-// would give it back.
-func (s *Store) gone(ctx context.Context, key string) bool {
+// missed says that an image is there and a layer of it, which was just not there, is not: it is in
+// no collector's hand, which would give it back, and the image was not made anew meanwhile.
+func (s *Store) missed(ctx context.Context, image, key string) bool {
 	wait, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if l, err := s.waitLock(wait, "collect", "store"); err == nil {
 		defer l.unlock()
 	}
-	return !s.exists("layers/" + key + "/layer.json")
+	return s.exists(image) && !s.exists("layers/"+key+"/layer.json") // in this order: layers come first
 }
 
 func (s *Store) checkBlobs(ctx context.Context, r *Report, users map[string][]string) error {
