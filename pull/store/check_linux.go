@@ -221,8 +221,8 @@ func (s *Store) checkLayer(ctx context.Context, name string, r *Report, users []
 	} else {
 		why, err = layer(ctx, diffID)
 	}
-	if !s.exists(path) {
-		return nil // collected meanwhile
+	if ino == 0 || s.inode(path) != ino {
+		return nil // collected meanwhile, and perhaps pulled again
 	}
 	mu.Lock()
 	defer mu.Unlock()
