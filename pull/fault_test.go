@@ -455,3 +455,44 @@ func writeAuth(dir, host, user, password string) error {
 	b := fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
 	return os.WriteFile(dir+"/config.json", []byte(b), 0o600)
 }
+
+// A registry that answers a range with another one, or with 416, still has the blob.
+func TestResumeWithoutRanges(t *testing.T) {
+	for name, wrong := range map[string]func(http.ResponseWriter){
+		"another part": func(rw http.ResponseWriter) {
+			rw.Header().Set("Content-Range", "bytes 0-9/10")
+			rw.WriteHeader(http.StatusPartialContent)
+			io.WriteString(rw, "0123456789")
+		},
+		"416": func(rw http.ResponseWriter) { rw.WriteHeader(http.StatusRequestedRangeNotSatisfiable) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			img := imageOf(t, "amd64", layerOf(t, "big", 5<<20))
+			w.push("a:1", img)
+			config, err := img.ConfigName()
+			must(t, err)
+			var wholes, parts atomic.Int32
+			w.on(func(rw http.ResponseWriter, r *http.Request, next http.Handler) bool {
+				if !isBlob(r) || strings.Contains(r.URL.Path, config.Hex) {
+					return false
+				}
+				if r.Header.Get("Range") != "" {
+					parts.Add(1)
+					wrong(rw)
+					return true
+				}
+				if wholes.Add(1) == 1 {
+					next.ServeHTTP(&cutter{ResponseWriter: rw, left: 2 << 20}, r)
+				}
+				return false
+			})
+			if _, err := newPuller(t).Ensure(context.Background(), w.ref("a:1"), Missing); err != nil {
+				t.Error(err)
+			}
+			if wholes.Load() != 2 || parts.Load() != 1 {
+				t.Errorf("%d requests for the whole, %d for a part", wholes.Load(), parts.Load())
+			}
+		})
+	}
+}

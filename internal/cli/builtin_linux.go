@@ -47,14 +47,21 @@ func helloImage(ctx context.Context, st *store.Store) (*store.Image, error) {
 		Size: info.Size(), Pulled: time.Now(), DiffIDs: []v1.Hash{diffID},
 		Config: store.Config{Entrypoint: []string{"/skiff"}, Cmd: []string{helloName}, WorkingDir: "/"},
 	}
+	_, ok := st.HasLayer(diffID)
+	old, err := st.Image(helloReference)
+	if ok && err == nil && old.ID == img.ID && old.IDs == img.IDs {
+		return img, nil
+	}
+	// As a pull does: no collector takes the layer before the image names it.
+	claim, err := st.Claim(img.DiffIDs)
+	if err != nil {
+		return nil, err
+	}
+	defer claim.Release()
 	if _, ok := st.HasLayer(diffID); !ok {
 		if err := helloLayer(ctx, st, diffID, header, exe); err != nil {
 			return nil, err
 		}
-	}
-	old, err := st.Image(helloReference)
-	if err == nil && old.ID == img.ID && old.IDs == img.IDs {
-		return img, nil
 	}
 	img.Account = run.AccountOf(st, img)
 	return img, st.PutImage(img)

@@ -295,10 +295,14 @@ func (c *client) opener(d manifest.Descriptor) opener {
 
 // blob opens a blob from an offset to another. A server that does not know Range sends all of
 // it again: what was read before is skipped if the rest is wanted, and a part in between is
-// transfer.ErrNoRange.
+// transfer.ErrNoRange. One that knows it wrongly, and sends another part or none, is asked for all of it.
 func (c *client) blob(ctx context.Context, d manifest.Descriptor, offset, to int64) (io.ReadCloser, error) {
+	return c.blobBy(ctx, d, offset, to, offset > 0 || to < d.Size)
+}
+
+func (c *client) blobBy(ctx context.Context, d manifest.Descriptor, offset, to int64, byRange bool) (io.ReadCloser, error) {
 	header := http.Header{}
-	if offset > 0 || to < d.Size {
+	if byRange {
 		// Both ends: not every registry understands a range without the second.
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", offset, to-1))
 	}
@@ -323,9 +327,15 @@ func (c *client) blob(ctx context.Context, d manifest.Descriptor, offset, to int
 			}
 		}
 		return res.Body, nil
-	case res.StatusCode == http.StatusPartialContent && (offset > 0 || to < d.Size) &&
+	case res.StatusCode == http.StatusPartialContent && byRange &&
 		strings.HasPrefix(res.Header.Get("Content-Range"), "bytes "+strconv.FormatInt(offset, 10)+"-"):
 		return res.Body, nil
+	case byRange && (res.StatusCode == http.StatusPartialContent || res.StatusCode == http.StatusRequestedRangeNotSatisfiable):
+		res.Body.Close()
+		if to < d.Size {
+			return nil, transfer.ErrNoRange
+		}
+		return c.blobBy(ctx, d, offset, to, false)
 	}
 	defer res.Body.Close()
 	return nil, c.status(res)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"skiff/internal/again"
 
@@ -52,7 +53,7 @@ func (s *Store) Check(ctx context.Context, layer func(context.Context, v1.Hash) 
 		return nil, err
 	}
 	r := new(Report)
-	users, err := s.checkImages(r)
+	users, err := s.checkImages(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -63,7 +64,7 @@ func (s *Store) Check(ctx context.Context, layer func(context.Context, v1.Hash) 
 }
 
 // checkImages reads the records and returns who uses what: references by path below the root.
-func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
+func (s *Store) checkImages(ctx context.Context, r *Report) (users map[string][]string, err error) {
 	users = map[string][]string{}
 	names, err := s.names("images")
 	if err != nil {
@@ -97,7 +98,7 @@ func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
 				return nil, err
 			}
 			use("layers/" + k)
-			if _, ok := s.HasLayer(d); !ok && !s.exists("layers/"+k+"/layer.json") && s.exists(path) {
+			if _, ok := s.HasLayer(d); !ok && !s.exists("layers/"+k+"/layer.json") && s.missed(ctx, path, k) {
 				why = append(why, fmt.Sprintf("layer %.12s is not here", d.Hex))
 			}
 		}
@@ -118,6 +119,17 @@ func (s *Store) checkImages(r *Report) (users map[string][]string, err error) {
 		}
 	}
 	return users, nil
+}
+
+// missed says that an image is there and a layer of it, which was just not there, is not: it is in
+// no collector's hand, which would give it back, and the image was not made anew meanwhile.
+func (s *Store) missed(ctx context.Context, image, key string) bool {
+	wait, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if l, err := s.waitLock(wait, "collect", "store"); err == nil {
+		defer l.unlock()
+	}
+	return s.exists(image) && !s.exists("layers/"+key+"/layer.json") // in this order: layers come first
 }
 
 func (s *Store) checkBlobs(ctx context.Context, r *Report, users map[string][]string) error {
@@ -213,8 +225,8 @@ func (s *Store) checkLayer(ctx context.Context, name string, r *Report, users []
 	} else {
 		why, err = layer(ctx, diffID)
 	}
-	if !s.exists(path) {
-		return nil // collected meanwhile
+	if ino == 0 || s.inode(path) != ino {
+		return nil // collected meanwhile, and perhaps pulled again
 	}
 	mu.Lock()
 	defer mu.Unlock()

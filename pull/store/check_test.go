@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -74,5 +75,42 @@ func TestCheckOfManyNames(t *testing.T) {
 		if p.What == "layer" && len(p.Images) != 300 {
 			t.Errorf("%d images need the layer, of 300", len(p.Images))
 		}
+	}
+}
+
+// A layer that a collector has in its hand, and gives back, is not missed.
+func TestCheckWaitsForCollector(t *testing.T) {
+	s := open(t)
+	commit(t, s, hash(1))
+	put(t, s, "localhost/x:1", hash(1))
+	l, err := s.tryLock("collect")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, hand := s.Path("layers", hash(1).Hex), s.Path("tmp", "hand")
+	if err := os.Rename(at, hand); err != nil {
+		t.Fatal(err)
+	}
+	waited := false
+	s.Waiting = func(string) {
+		waited = true
+		if err := os.Rename(hand, at); err != nil {
+			t.Error(err)
+		}
+		l.unlock()
+	}
+	r, err := s.Check(context.Background(), func(context.Context, v1.Hash) ([]string, error) { return nil, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range r.Problems {
+		for _, why := range p.Why {
+			if strings.HasPrefix(why, "layer") {
+				t.Errorf("%s: %s", p.Name, why)
+			}
+		}
+	}
+	if !waited {
+		t.Error("nobody was waited for")
 	}
 }
