@@ -129,8 +129,14 @@ func importable(from string) error {
 // importedConfig is the image's config without its layer.
 func importedConfig(c *cli.Context, want manifest.Want) (v1.ConfigFile, error) {
 	p := manifest.Host()
+	if p.Arch == "amd64" {
+		p.Variant = "" // what this processor can do is not what the programs need
+	}
 	if want.Asked {
 		p = want.Platform
+	}
+	if p.OS != "linux" {
+		return v1.ConfigFile{}, want.Refuse(p)
 	}
 	message := c.String("message")
 	if message == "" {
