@@ -23,10 +23,11 @@ func (r *Runner) WantsWithin() bool {
 
 // Within runs a skiff with the same standard streams in a user namespace with the
 // ids of the containers, and returns its exit status. args are without the program's name.
+// attend gets the process once it is there, and what it returns is called when that has ended.
 //
 // The first execve in a new namespace loses its capabilities, since the process has no id
 // there yet; hence the second. Source: user_namespaces(7), capabilities(7).
-func (r *Runner) Within(args []string) (status int, err error) {
+func (r *Runner) Within(args []string, attend func(*os.Process) (stop func())) (status int, err error) {
 	wait, ready, err := os.Pipe()
 	if err != nil {
 		return 0, err
@@ -41,6 +42,7 @@ func (r *Runner) Within(args []string) (status int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("create user namespace: %w", err)
 	}
+	defer attend(child)()
 	if err := idmap.Write(child.Pid, r.IDs); err != nil {
 		ready.Close() // it ends at the end of the pipe
 		child.Wait()

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"skiff/layers"
 	"skiff/pull"
@@ -166,7 +168,7 @@ func within(r *run.Runner) (done bool, err error) {
 	if !r.WantsWithin() {
 		return false, nil
 	}
-	status, err := r.Within(os.Args[1:])
+	status, err := r.Within(os.Args[1:], passSignals)
 	if err != nil {
 		return false, err
 	}
@@ -174,4 +176,26 @@ func within(r *run.Runner) (done bool, err error) {
 		return true, exitStatus(status)
 	}
 	return true, nil
+}
+
+// passSignals leaves the signals that would end this process to another one, which may
+// have to clean up: whoever waits for this one shall find that done.
+func passSignals(to *os.Process) (stop func()) {
+	caught := make(chan os.Signal, 4)
+	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ended := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case s := <-caught:
+				to.Signal(s)
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(caught)
+		close(ended)
+	}
 }
