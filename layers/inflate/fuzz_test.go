@@ -124,7 +124,7 @@ func FuzzInflate(f *testing.F) {
 			data = wrapped(data)
 		}
 		if size := size(data); size == most {
-			t.Skip() // too long to be worth the time
+			t.Skip("too long to be worth the time")
 		} else if size > 10_000 {
 			block |= 1 << 11 // each takes 32 KiB of history with it
 		}
