@@ -191,7 +191,13 @@ func pullReference(ctx context.Context, c *cli.Context, r *run.Runner, ref pull.
 		return nil, err
 	}
 	unpacker := run.NewUnpacker(r.Store, r.IDs)
-	defer unpacker.Close()
+	defer func() {
+		if err != nil {
+			unpacker.Close() // what it writes must not outlive the pull
+			return
+		}
+		go unpacker.Close() // it takes milliseconds to end, for which no container need wait
+	}()
 	p.Unpacker = unpacker
 	p.Account = func(img *store.Image) *store.Account { return run.AccountOf(r.Store, img) }
 	p.Open = tools.Open
