@@ -39,6 +39,8 @@ type loop struct {
 	batch   *batch    // of datagrams, once one came
 	muted   *listener // not watched until the next sweep, for want of descriptors
 	inbox   inbox     // of the second loop
+
+	entrance *entrance // of the first, where ports are published
 }
 
 // bufferSize is how much is read at once. Much more than this would fall out
@@ -134,10 +136,11 @@ func (l *loop) run() {
 func (l *loop) end() {
 	for fd, s := range l.table {
 		switch s.handler.(type) {
-		case *end, *held, *flow, *inbox:
+		case *end, *held, *flow, *visit, *inbox:
 			closeFD(fd)
 		}
 	}
+	l.entrance.end()
 	if l.batch != nil {
 		unix.Munmap(l.batch.memory)
 	}
@@ -213,13 +216,14 @@ func (l *loop) lively() bool { return l.score >= scoreLively && l.bulky == 0 }
 // sweep forgets, once a second, what has waited too long, and says whether
 // there is anything left to watch the clock for.
 func (l *loop) sweep() bool {
+	inward := l.entrance.sweep(l, l.swept != l.now)
 	if l.swept != l.now {
 		l.swept = l.now
 		l.sweepHeld()
 		l.sweepFlows()
 		l.unmute()
 	}
-	return len(l.held) > 0 || len(l.flows) > 0 || l.muted != nil
+	return len(l.held) > 0 || len(l.flows) > 0 || l.muted != nil || inward
 }
 
 // goOn gives those that used up their share another one.
