@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -199,7 +200,7 @@ func (r *Runner) create(o *Options, img *store.Image, pr *Process, published []p
 	c := state.Container{
 		ID: pr.ID, Name: o.Name, Image: o.Image, ImageID: img.ID.String(), Command: o.Command,
 		Labels: o.Labels, Remove: o.Remove, Created: time.Now().UTC(),
-		Ports: recorded(published), Cgroup: pr.ns.CgroupPath,
+		Ports: recorded(published), Exposed: slices.Concat(img.Config.ExposedPorts, o.Expose), Cgroup: pr.ns.CgroupPath,
 	}
 	for _, d := range img.DiffIDs {
 		c.Layers = append(c.Layers, d.String())

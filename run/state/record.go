@@ -63,6 +63,9 @@ func (c *Container) appendJSON(b []byte) []byte {
 	if len(c.Ports) > 0 {
 		b = append(b, ']')
 	}
+	if len(c.Exposed) > 0 {
+		list(`,"exposed":`, c.Exposed)
+	}
 	if c.Cgroup != "" {
 		text(`,"cgroup":`, c.Cgroup)
 	}

@@ -47,7 +47,8 @@ type Container struct {
 	Created  time.Time         `json:"created"`
 	PID      int               `json:"-"` // of init, on the host; 0 if it has none
 	Ports    []Port            `json:"ports,omitempty"`
-	Cgroup   string            `json:"cgroup,omitempty"` // its own, from before that is made until it is removed
+	Exposed  []string          `json:"exposed,omitempty"` // as in the image's config: 80/tcp, 8000-8010/udp
+	Cgroup   string            `json:"cgroup,omitempty"`  // its own, from before that is made until it is removed
 	Finished time.Time         `json:"finished,omitzero"`
 	ExitCode int               `json:"exitCode"`
 }
