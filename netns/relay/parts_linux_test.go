@@ -39,6 +39,12 @@ func init() {
 		"links":  links,
 		"relay":  relayHere,
 		"ping":   ping,
+		"inside": serveInside,
+		"ended":  ended,
+		"whoami": whoami,
+		"twice":  twice,
+		"crowd":  crowd,
+		"udp6":   udp6,
 	}
 }
 
