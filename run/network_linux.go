@@ -143,6 +143,10 @@ func (b *bridged) connect(pr *Process, inside int) error {
 	if len(b.ports) == 0 {
 		return nil
 	}
+	// The table stays for the life of the process, and goes with it.
+	if _, err := b.host.Publish(b.attached, b.container.Addr, b.ports); err != nil {
+		return &NetworkError{err}
+	}
 	_, err = relay.Forward(context.Background(), b.container.Addr, b.ports, func(line string) { b.say("%s", line) })
 	return err
 }
