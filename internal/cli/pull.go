@@ -192,11 +192,13 @@ func pullReference(ctx context.Context, c *cli.Context, r *run.Runner, ref pull.
 	}
 	unpacker := run.NewUnpacker(r.Store, r.IDs)
 	defer func() {
-		if err != nil {
-			unpacker.Close() // what it writes must not outlive the pull
+		if err != nil || img.Settle == nil {
+			unpacker.Close()
 			return
 		}
-		go unpacker.Close() // it takes milliseconds to end, for which no container need wait
+		// Its process takes milliseconds to end, for which no container need wait.
+		settle := img.Settle
+		img.Settle = func(ctx context.Context) error { return errors.Join(unpacker.Close(), settle(ctx)) }
 	}()
 	p.Unpacker = unpacker
 	p.Account = func(img *store.Image) *store.Account { return run.AccountOf(r.Store, img) }
