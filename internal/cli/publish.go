@@ -120,17 +120,15 @@ func published(text string) ([]ports.Port, error) {
 func publishAddress(text string) (netip.Addr, error) {
 	inner, bracketed := strings.CutPrefix(text, "[")
 	if bracketed {
-		var closed bool
-		inner, closed = strings.CutSuffix(inner, "]")
-		bracketed = closed
+		inner = strings.TrimSuffix(inner, "]")
 	}
 	a, err := netip.ParseAddr(inner)
 	switch {
-	case err != nil:
+	case err != nil, bracketed && !strings.HasSuffix(text, "]"):
 		return a, fmt.Errorf("%q is no address", text)
 	case a.Zone() != "":
 		return a, fmt.Errorf("%q: an address with a zone cannot be published", text)
-	case a.Is4() && inner != text:
+	case a.Is4() && bracketed:
 		return a, fmt.Errorf("%q: brackets are for IPv6", text)
 	}
 	return a.Unmap(), nil
