@@ -44,6 +44,7 @@ type Task struct {
 	regs   []uint64
 	header *header
 	before *Task // what performed the plan that this one's follows
+	first  process
 }
 
 const stackSize = 4096 // the task has no handlers and calls nothing
@@ -148,7 +149,7 @@ func (t *Task) Load(p *Plan) (*Task, error) {
 	if err != nil {
 		return nil, &Error{Index: -1, Step: "map memory", Err: err}
 	}
-	next.PID, next.Pidfd, next.before = t.PID, t.Pidfd, t
+	next.PID, next.Pidfd, next.first, next.before = t.PID, t.Pidfd, t.first, t
 	return next, nil
 }
 
@@ -245,6 +246,7 @@ func (t *Task) Wait() (syscall.WaitStatus, error) {
 		if err != nil {
 			return ws, &Error{Index: -1, Step: "wait4", Err: err}
 		}
+		t.first.reap()
 		return ws, t.Failure()
 	}
 }
