@@ -48,8 +48,12 @@ func Anticipate(args []string) *Early {
 		}
 	}
 	mode := NetworkDefault
-	if n := Network(network); n == NetworkNone || n == NetworkHost {
+	switch n := Network(network); n {
+	case NetworkNone, NetworkHost:
 		mode = n
+	case "", NetworkDefault, "bridge":
+	default:
+		return nil // a name may lead into another user namespace
 	}
 	// The ids themselves are looked up while it is being born.
 	kind := idmap.Single
@@ -84,7 +88,7 @@ func (e *Early) take(want Namespaces) *Process {
 	if e == nil || e.process == nil {
 		return nil
 	}
-	if have := e.process.ns; have.IDs.Kind != want.IDs.Kind || have.Network != want.Network || !have.Kernel.Equal(want.Kernel) {
+	if have := e.process.ns; want.Join != nil || have.IDs.Kind != want.IDs.Kind || have.Network != want.Network || !have.Kernel.Equal(want.Kernel) {
 		e.Abandon()
 		return nil
 	}

@@ -17,7 +17,14 @@ type Link struct {
 }
 
 // etcFiles are the files that skiff provides in /etc.
-func etcFiles(o *Options, hostname string, link Link) []rootfs.File {
+func etcFiles(o *Options, hostname string, link Link, join *Join) []rootfs.File {
+	if join != nil && join.Files != nil {
+		return []rootfs.File{
+			{Path: "/etc/hostname", Content: hostname + "\n"},
+			{Path: "/etc/hosts", Content: join.Files.Hosts},
+			{Path: "/etc/resolv.conf", Content: join.Files.Resolv},
+		}
+	}
 	return []rootfs.File{
 		{Path: "/etc/hostname", Content: hostname + "\n"},
 		{Path: "/etc/hosts", Content: hostsFile(o, hostname, link)},
@@ -64,7 +71,8 @@ func hostsFile(o *Options, hostname string, link Link) string {
 // nameservers with the host's search list.
 func resolvFile(o *Options, link Link) string {
 	text, _ := smallfile.Read("/etc/resolv.conf")
-	if o.Network == NetworkHost && o.DNS == nil && o.DNSSearch == nil && o.DNSOptions == nil {
+	host := o.Network == NetworkHost || o.Network == NetworkJoined // the host's nameservers are all that is known
+	if host && o.DNS == nil && o.DNSSearch == nil && o.DNSOptions == nil {
 		return string(text)
 	}
 	servers, search, options := o.DNS, o.DNSSearch, o.DNSOptions
@@ -81,7 +89,7 @@ func resolvFile(o *Options, link Link) string {
 			search = f[1:]
 		case f[0] == "options" && o.DNSOptions == nil:
 			options = f[1:]
-		case f[0] == "nameserver" && o.DNS == nil && o.Network == NetworkHost:
+		case f[0] == "nameserver" && o.DNS == nil && host:
 			servers = append(servers, f[1])
 		}
 	}

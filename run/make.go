@@ -33,6 +33,9 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Names
 	ids := ns.IDs
 	if s.Hostname == "" {
 		s.Hostname = id[:12]
+		if ns.Join != nil && ns.Join.Files != nil && ns.Join.Files.Hostname != "" {
+			s.Hostname = ns.Join.Files.Hostname
+		}
 		if o.Network == NetworkHost {
 			s.Hostname, _ = os.Hostname()
 		}
@@ -74,7 +77,7 @@ func makeSpec(o *Options, id string, img *store.Image, st *store.Store, ns Names
 		Volatile: o.Remove, ReadOnly: o.ReadOnly,
 		IDMapped: ids.Kind == idmap.Root,
 		Terminal: o.Terminal, ShmSize: o.ShmSize,
-		Dirs: []string{s.Cwd}, Files: etcFiles(o, s.Hostname, link),
+		Dirs: []string{s.Cwd}, Files: etcFiles(o, s.Hostname, link, ns.Join),
 	}
 	if st.ReadOnly() {
 		// The writable layer is in memory, and there may have been no run before
@@ -272,7 +275,13 @@ func (r *Runner) namespaces(o *Options) (Namespaces, error) {
 	if o.HostUsers && ids.Kind == idmap.Root {
 		ids = idmap.Map{}
 	}
+	join, ids, err := r.join(o, ids)
+	if err != nil {
+		return Namespaces{}, err
+	}
 	ns := namespaces(ids, o.Network)
+	ns.Join = join
+	ns.Kernel.HostNet = ns.Kernel.HostNet || join != nil && join.foreign(ids)
 	k := &ns.Kernel
 	if o.Privileged {
 		k.Privileged, k.Masked, k.ReadOnlyPaths = true, nil, nil

@@ -32,6 +32,8 @@ type Options struct {
 	Umask       uint32
 
 	Network    Network
+	Networks   []NetworkUse // named ones, with NetworkDefault
+	Join       string       // with NetworkJoined: container:NAME or ns:PATH
 	AddHosts   []Host
 	DNS        []string
 	DNSSearch  []string

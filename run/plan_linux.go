@@ -23,6 +23,9 @@ type birthPlan struct {
 	mapped   plan.Gate // opened by the parent when the ids are there
 	unshared plan.Gate // signalled when the namespaces exist
 	inside   plan.Reg  // a netlink socket of the new network namespace
+
+	forks bool
+	fork  plan.Fork // where another task goes on
 }
 
 // newBirthPlan makes the namespaces. self is a pidfd of the process that will
@@ -35,17 +38,36 @@ func newBirthPlan(ns *Namespaces, self int) *birthPlan {
 	// and without the tie would do so for ever. Each change of credentials
 	// clears it.
 	p.Tie(self)
-	if ns.IDs.Kind != idmap.Host {
+	enter := func(step string, fd int, kind int) { p.Call(step, unix.SYS_SETNS, plan.Int(fd), plan.Int(kind)) }
+	join := ns.Join
+	if join == nil {
+		join = &Join{User: -1, Net: -1}
+	}
+	net := join.Net >= 0 // still to be entered
+	switch {
+	case join.User >= 0:
+		// Only there may it make the rest, process 1 of a pid namespace among it.
+		enter("enter user namespace", join.User, unix.CLONE_NEWUSER)
+		p.another(self, unix.CLONE_NEWPID)
+	case net && ns.mapsIDs():
+		// The host's, which nobody may enter from a user namespace of his own.
+		enter("enter network namespace", join.Net, unix.CLONE_NEWNET)
+		p.another(self, unix.CLONE_NEWUSER|unix.CLONE_NEWPID)
+		net = false
+	case ns.mapsIDs():
 		p.flags |= unix.CLONE_NEWUSER
 	}
 	// The task makes the other namespaces by itself: they take most of a
 	// millisecond, in which the parent has something else to do.
 	// The root of its cgroup namespace is the group that it is born in.
 	late := uint64(unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
-	if ns.Network != NetworkHost {
+	if ns.Network != NetworkHost && join.Net < 0 {
 		late |= unix.CLONE_NEWNET
 	}
 	p.Call("unshare", unix.SYS_UNSHARE, plan.Int(late))
+	if net {
+		enter("enter network namespace", join.Net, unix.CLONE_NEWNET)
+	}
 	if ns.Network == NetworkDefault {
 		p.inside = p.Reg()
 		p.Call("netlink socket", unix.SYS_SOCKET, plan.Int(unix.AF_NETLINK), plan.Int(unix.SOCK_RAW|unix.SOCK_CLOEXEC), plan.Int(unix.NETLINK_ROUTE)).Into(p.inside)
@@ -54,7 +76,7 @@ func newBirthPlan(ns *Namespaces, self int) *birthPlan {
 	if ns.Network == NetworkNone {
 		p.loopback()
 	}
-	if ns.IDs.Kind != idmap.Host {
+	if ns.mapsIDs() {
 		p.Wait("wait for id map", p.mapped)
 	}
 	if ns.IDs.Kind == idmap.Root {
@@ -63,6 +85,13 @@ func newBirthPlan(ns *Namespaces, self int) *birthPlan {
 	}
 	rootfs.BuildKernel(p.Plan, &ns.Kernel)
 	return p
+}
+
+// another has a new task go on, with new namespaces.
+func (p *birthPlan) another(self int, namespaces uint64) {
+	p.flags &^= unix.CLONE_NEWPID
+	p.forks, p.fork = true, p.Fork("clone", namespaces)
+	p.Tie(self)
 }
 
 // An initPlan is the rest of the plan and what its parent must know to play

@@ -42,8 +42,23 @@ type Spec struct {
 type Namespaces struct {
 	IDs        idmap.Map
 	Network    Network
+	Join       *Join         // or nil: all are new
 	Kernel     rootfs.Kernel // what the init makes of it
 	CgroupPath string        // directory of a cgroup of its own to make, or "" for the caller's
+}
+
+// A Join is what an init enters where it makes nothing new. The descriptors are
+// skiff's, and open until the init has entered.
+type Join struct {
+	User  int // a user namespace that skiff's user owns, or -1: a new one, by the id map
+	Net   int // a network namespace, or -1: a new one
+	Files *EtcFiles
+}
+
+// mapsIDs says whether the init has a user namespace of its own, which waits
+// for its id map.
+func (ns *Namespaces) mapsIDs() bool {
+	return ns.IDs.Kind != idmap.Host && (ns.Join == nil || ns.Join.User < 0)
 }
 
 // A Size is a terminal's, in characters. Source: runtime-spec config.md,
@@ -63,6 +78,7 @@ const (
 	NetworkNone    Network = "none"    // a new one with lo alone
 	NetworkHost    Network = "host"    // the caller's
 	NetworkDefault Network = "default" // a new one with an address
+	NetworkJoined  Network = "joined"  // one that is there, of Namespaces.Join
 )
 
 // An Rlimit is a resource limit by its number. Source: setrlimit(2).

@@ -77,6 +77,13 @@ func bear(id string, ns Namespaces, traced bool) (_ *Process, err error) {
 	if traced {
 		pr.traces = append(pr.traces, trace{tr, pr.task})
 	}
+	if birth.forks {
+		if err := pr.task.Forked(birth.fork); err != nil {
+			pr.task.Wait()
+			unix.Close(self)
+			return nil, err
+		}
+	}
 	pr.born, pr.PID, pr.Pidfd = pr.task, pr.task.PID, pr.task.Pidfd
 	return pr, nil
 }
@@ -85,6 +92,9 @@ func bear(id string, ns Namespaces, traced bool) (_ *Process, err error) {
 // born for. Helpers go on beside the caller; start waits for them.
 func (pr *Process) identify(ids idmap.Map) (err error) {
 	pr.ns.IDs = ids
+	if !pr.ns.mapsIDs() {
+		return nil
+	}
 	if pr.writing, err = idmap.Begin(pr.PID, ids); err != nil {
 		return err
 	}
@@ -142,7 +152,7 @@ func (pr *Process) start(s *Spec, net *network, traced bool) error {
 	if traced {
 		pr.traces = append(pr.traces, trace{tr, task})
 	}
-	if pr.ns.IDs.Kind == idmap.Subordinate {
+	if pr.ns.IDs.Kind == idmap.Subordinate && pr.writing != nil {
 		if err := pr.writing.Wait(); err != nil {
 			return err
 		}

@@ -133,28 +133,6 @@ func parseLabels(c *cli.Context, o *run.Options) error {
 	return nil
 }
 
-func parseNetwork(c *cli.Context, o *run.Options) (err error) {
-	o.Network, err = network(c.String("network"), c.Args().First())
-	return err
-}
-
-// network is the mode of the network by its name, "" for an image's default.
-func network(mode, image string) (run.Network, error) {
-	switch {
-	case mode == "" && image == helloReference, mode == "none":
-		return run.NetworkNone, nil
-	case mode == "host":
-		return run.NetworkHost, nil
-	case mode == "", mode == "default":
-		return run.NetworkDefault, nil
-	case mode != "bridge":
-		return "", flagError("network", mode, "default, none or host")
-	case os.Geteuid() != 0:
-		return "", flagError("network", mode, "needs root; `default` gives users an address, too")
-	}
-	return run.NetworkDefault, nil
-}
-
 func parseHosts(c *cli.Context, o *run.Options) error {
 	for _, h := range c.StringSlice("add-host") {
 		name, address, ok := strings.Cut(h, "=")
