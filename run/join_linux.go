@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"skiff/internal/idmap"
-	"skiff/internal/smallfile"
+	"skiff/internal/plan"
 	"skiff/run/state"
 
 	"golang.org/x/sys/unix"
@@ -75,7 +75,7 @@ func (r *Runner) joinContainer(j *Join, name string, ids idmap.Map) (idmap.Map, 
 	} else if own {
 		unix.Close(j.User)
 		j.User, ids = -1, idmap.Map{}
-	} else if ids, err = mapOf(proc, ids); err != nil {
+	} else if err = sameMap(j.User, ids); err != nil {
 		return ids, fmt.Errorf("%s: %w", name, err)
 	}
 	// What was opened is that container's only if it still runs.
@@ -114,6 +114,9 @@ func joinPath(j *Join, path string, ids idmap.Map) (_ idmap.Map, err error) {
 		return ids, err
 	}
 	j.User = owner
+	if err := sameMap(owner, ids); err != nil {
+		return ids, fmt.Errorf("%s: %w", path, err)
+	}
 	return ids, nil
 }
 
@@ -138,27 +141,50 @@ func sameNamespace(fd int, kind string) (bool, error) {
 	return it.Ino == own.Ino && it.Dev == own.Dev, nil
 }
 
-// mapOf are the ids of a process, which must be those that this user's containers have: the
-// layers are owned by them.
-func mapOf(proc string, ids idmap.Map) (idmap.Map, error) {
-	for _, m := range []idmap.Map{ids, idmap.OwnID()} {
-		same := true
-		for file, want := range map[string][]idmap.Range{"/uid_map": m.UIDs, "/gid_map": m.GIDs} {
-			text, err := smallfile.Read(proc + file)
-			if err != nil {
-				return ids, err
-			}
-			f := strings.Fields(string(text))
-			same = same && len(f) == 3*len(want)
-			for i, r := range want {
-				same = same && strings.Join(f[3*i:3*i+3], " ") == fmt.Sprintf("%d %d %d", r.Container, r.Host, r.Size)
-			}
+// sameMap says whether a user namespace lives by the ids that this user's
+// containers have, by which layers are owned.
+//
+// A descriptor tells nothing of a map, so a task enters and reads its own. Source:
+// user_namespaces(7).
+func sameMap(userns int, ids idmap.Map) error {
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return fmt.Errorf("pidfd_open: %w", err)
+	}
+	defer unix.Close(self)
+	p := plan.New()
+	p.Tie(self)
+	p.Call("enter user namespace", unix.SYS_SETNS, plan.Int(userns), plan.Int(unix.CLONE_NEWUSER))
+	var texts [2]plan.Arg
+	for i, file := range [...]string{"/proc/self/uid_map", "/proc/self/gid_map"} {
+		fd := p.Reg()
+		texts[i] = p.Buffer(4096)
+		p.Call("open", unix.SYS_OPENAT, plan.Int(unix.AT_FDCWD), p.Str(file), plan.Int(unix.O_CLOEXEC), plan.Int(0)).Into(fd).At(file)
+		p.Call("read", unix.SYS_READ, fd.Arg(), texts[i], plan.Int(4095)).At(file)
+		p.Call("close", unix.SYS_CLOSE, fd.Arg())
+	}
+	p.Call("exit", unix.SYS_EXIT_GROUP, plan.Int(0))
+	task, err := p.Start(plan.Clone{})
+	if err != nil {
+		return err
+	}
+	defer task.Free()
+	defer unix.Close(task.Pidfd)
+	if _, err := task.Wait(); err != nil {
+		return err
+	}
+	for i, want := range [...][]idmap.Range{ids.UIDs, ids.GIDs} {
+		text, _, _ := strings.Cut(string(task.Data(texts[i])), "\x00")
+		f := strings.Fields(text)
+		same := len(f) == 3*len(want)
+		for k, r := range want {
+			same = same && strings.Join(f[3*k:3*k+3], " ") == fmt.Sprintf("%d %d %d", r.Container, r.Host, r.Size)
 		}
-		if same {
-			return m, nil
+		if !same {
+			return fmt.Errorf("its user namespace has the ids %q, and this run those of %s", strings.Join(strings.Fields(text), " "), ids)
 		}
 	}
-	return ids, errors.New("it lives by other ids than this run would")
+	return nil
 }
 
 // maxEtcFile bounds what is read of a file in a container.
