@@ -36,6 +36,7 @@ type loop struct {
 	swept   int64 // second of the last sweep
 	held    map[tuple]*held
 	flows   map[tuple]*flow
+	pings   map[tuple]*ping
 	batch   *batch    // of datagrams, once one came
 	muted   *listener // not watched until the next sweep, for want of descriptors
 	inbox   inbox     // of the second loop
@@ -134,7 +135,7 @@ func (l *loop) run() {
 func (l *loop) end() {
 	for fd, s := range l.table {
 		switch s.handler.(type) {
-		case *end, *held, *flow, *inbox:
+		case *end, *held, *flow, *ping, *inbox:
 			closeFD(fd)
 		}
 	}
@@ -217,9 +218,10 @@ func (l *loop) sweep() bool {
 		l.swept = l.now
 		l.sweepHeld()
 		l.sweepFlows()
+		l.sweepPings()
 		l.unmute()
 	}
-	return len(l.held) > 0 || len(l.flows) > 0 || l.muted != nil
+	return len(l.held) > 0 || len(l.flows) > 0 || len(l.pings) > 0 || l.muted != nil
 }
 
 // goOn gives those that used up their share another one.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -38,7 +39,8 @@ func init() {
 		"lookup": lookup,
 		"links":  links,
 		"relay":  relayHere,
-		"ping":   ping,
+		"ping":   pingOnce,
+		"sysctl": sysctl,
 	}
 }
 
@@ -75,8 +77,12 @@ func serveOutside([]string) string {
 	b.LinkUp(netlink.Lo)
 	b.AddrAdd(index, outsideAddress)
 	b.LinkUp(netlink.Link{Index: index})
+	b.RouteAdd(netlink.Route{Dst: throughNet, Gateway: hostAddress.Addr(), Index: index})
 	if err := c.Do(&b); err != nil {
 		return word(err)
+	}
+	if answer := sysctl([]string{"net/ipv4/ip_forward", "1"}); answer != "ok" {
+		return answer
 	}
 	serve := map[int]func(*net.TCPConn){
 		7: func(c *net.TCPConn) { io.Copy(c, struct{ io.Reader }{c}) },
@@ -335,20 +341,73 @@ func relayHere(a []string) string {
 	return fmt.Sprint(c.cmd.Process.Pid, " ", answer)
 }
 
-// ping ADDRESS sends an ICMP echo request and waits for an answer.
-func ping(a []string) string {
-	c, err := net.Dial("ip4:icmp", a[0])
+// pingOnce [dgram|raw] ADDRESS SIZE HOPS sends an echo request with that many bytes
+// of data, and tells what comes back: ok if it is the same, an ICMP error with who
+// sent it, or an errno. Half a second is waited.
+func pingOnce(a []string) string {
+	to := netip.MustParseAddr(a[1])
+	size, _ := strconv.Atoi(a[2])
+	hops, _ := strconv.Atoi(a[3])
+	kind := map[string]int{"dgram": unix.SOCK_DGRAM, "raw": unix.SOCK_RAW}[a[0]]
+	family, proto, level, recverr, ttl := unix.AF_INET, unix.IPPROTO_ICMP, unix.SOL_IP, unix.IP_RECVERR, unix.IP_TTL
+	m := []byte{icmp4Echo, 0, 0, 0, 0x12, 0x34, 0, 7}
+	var sa unix.Sockaddr = &unix.SockaddrInet4{Addr: to.Unmap().As4()}
+	if to.Is6() {
+		family, proto, level, recverr, ttl = unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.SOL_IPV6, unix.IPV6_RECVERR, unix.IPV6_UNICAST_HOPS
+		m[0] = icmp6Echo
+		sa = &unix.SockaddrInet6{Addr: to.As16()}
+	}
+	body := make([]byte, size)
+	io.ReadFull(noise(), body)
+	m = append(m, body...)
+	icmpChecksum(m, address{10: 0xff, 11: 0xff}, address{10: 0xff, 11: 0xff}) // of ICMPv6 the kernel does it
+	fd, err := unix.Socket(family, kind, proto)
 	if err != nil {
-		return word(err)
+		return "socket: " + word(err)
 	}
-	defer c.Close()
-	m := []byte{8, 0, 0, 0, 0, 1, 0, 1}
-	sum := fold(sum16(0, m))
-	m[2], m[3] = byte(sum>>8), byte(sum)
-	if _, err := c.Write(m); err != nil {
-		return word(err)
+	defer unix.Close(fd)
+	unix.SetsockoptInt(fd, level, recverr, 1)
+	unix.SetsockoptInt(fd, level, ttl, hops)
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 500_000})
+	if err := unix.Connect(fd, sa); err != nil {
+		return "connect: " + word(err)
 	}
-	c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-	_, err = c.Read(make([]byte, 100))
-	return word(err)
+	if _, err := unix.Write(fd, m); err != nil {
+		return "send: " + word(err)
+	}
+	for {
+		b, oob := make([]byte, 70000), make([]byte, 512)
+		n, err := unix.Read(fd, b)
+		if err != nil {
+			_, on, _, _, err2 := unix.Recvmsg(fd, b, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+			answer := word(err)
+			if err2 == nil {
+				eachControl(oob[:on], func(level, typ int32, data []byte) {
+					if e, ok := icmpErrorOf(level, typ, data); ok {
+						answer = fmt.Sprintf("%d/%d from %v", e.kind, e.code, e.from.addr())
+					}
+				})
+			}
+			return answer
+		}
+		got := b[:n]
+		if kind == unix.SOCK_RAW && to.Is4() {
+			_, _, got, _ = parseIP(got)
+		}
+		if got[0] == icmp4Echo || got[0] == icmp6Echo { // of this namespace's own address
+			continue
+		}
+		if got[0] != icmp4Reply && got[0] != icmp6Reply || got[7] != 7 || kind == unix.SOCK_RAW && (got[4] != 0x12 || got[5] != 0x34) {
+			return fmt.Sprintf("message %d, %x", got[0], got[4:8])
+		}
+		if !slices.Equal(got[icmpLen:], body) {
+			return fmt.Sprint("differs: ", len(got)-icmpLen, " bytes")
+		}
+		return "ok"
+	}
+}
+
+// sysctl NAME VALUE... sets one of this namespace's.
+func sysctl(a []string) string {
+	return word(os.WriteFile("/proc/sys/"+a[0], []byte(strings.Join(a[1:], " ")), 0))
 }

@@ -33,8 +33,14 @@ type inside struct {
 	router    int // rtnetlink of R
 	container int // rtnetlink of C
 	netfilter int // nfnetlink of R, for the rules and the queue
-	raw       int // raw IPv4 of R
-	tcp, udp  int // sockets of R
+	four, six sockets
+}
+
+// sockets are those of R of one family.
+type sockets struct {
+	tcp, udp int // transparent
+	raw      int // writes whole packets
+	echo     int // raw ICMP, for echo requests and errors
 }
 
 // routerPlan makes R and opens everything inside. The task waits at ready
@@ -44,7 +50,7 @@ type routerPlan struct {
 	*plan.Plan
 	made, ready plan.Gate
 	container   plan.Reg // C's namespace, to be set before ready is opened
-	fds         [6]plan.Reg
+	fds         [7]plan.Reg
 }
 
 // userns is the container's user namespace, or -1; self a pidfd of the caller. Namespaces are entered by
@@ -71,10 +77,11 @@ func newRouterPlan(userns, self int) *routerPlan {
 	open("open tcp socket", p.fds[2], unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	open("open udp socket", p.fds[3], unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
 	open("open raw socket", p.fds[4], unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
+	open("open icmp socket", p.fds[5], unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.IPPROTO_ICMP)
 	p.Signal("router namespace made", p.made)
 	p.Wait("wait for container", p.ready)
 	p.Call("enter network namespace", unix.SYS_SETNS, p.container.Arg(), plan.Int(unix.CLONE_NEWNET))
-	open("open container's rtnetlink socket", p.fds[5], unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	open("open container's rtnetlink socket", p.fds[6], unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	return p
 }
 
@@ -115,7 +122,8 @@ func (r *Relay) setUp(o *Options) (err error) {
 		return stepError(err)
 	}
 	in := &r.in
-	in.router, in.netfilter, in.tcp, in.udp, in.raw = task.Reg(p.fds[0]), task.Reg(p.fds[1]), task.Reg(p.fds[2]), task.Reg(p.fds[3]), task.Reg(p.fds[4])
+	in.router, in.netfilter = task.Reg(p.fds[0]), task.Reg(p.fds[1])
+	in.four = sockets{task.Reg(p.fds[2]), task.Reg(p.fds[3]), task.Reg(p.fds[4]), task.Reg(p.fds[5])}
 	if err := r.listen(); err != nil {
 		return err
 	}
@@ -142,7 +150,7 @@ func (r *Relay) setUp(o *Options) (err error) {
 	if _, err := task.Wait(); err != nil {
 		return stepError(err)
 	}
-	in.container = task.Reg(p.fds[5])
+	in.container = task.Reg(p.fds[6])
 	if err := r.configure(route, np0, netlink.New(in.container)); err != nil {
 		return err
 	}
@@ -174,7 +182,7 @@ func stepError(err error) error {
 
 // listen makes the sockets of R ready for packets to anyone.
 func (r *Relay) listen() error {
-	in := &r.in
+	in := &r.in.four
 	for _, fd := range []int{in.tcp, in.udp} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1); err != nil {
 			return &Error{Step: "make socket transparent", Err: err}
@@ -205,6 +213,10 @@ func (r *Relay) listen() error {
 		return &Error{Step: "bind udp socket", Err: err}
 	}
 	unix.SetsockoptInt(in.raw, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
+	filter := ^uint32(1<<icmp4Echo | 1<<icmp4Unreachable)
+	if errno := setInt(in.echo, unix.SOL_RAW, icmpFilter, int(filter)); errno != 0 {
+		return &Error{Step: "choose types of icmp", Err: errno}
+	}
 	return nil
 }
 
@@ -263,7 +275,7 @@ func (r *Relay) configure(route *netlink.Conn, np0 int, c *netlink.Conn) error {
 	if _, err := c.LinkIndex(containerLink); err != nil {
 		return &Error{Step: "look up eth0", Err: err}
 	}
-	if err := unix.Connect(r.in.raw, &unix.SockaddrInet4{Addr: r.address.Addr().As4()}); err != nil {
+	if err := unix.Connect(r.in.four.raw, &unix.SockaddrInet4{Addr: r.address.Addr().As4()}); err != nil {
 		return &Error{Step: "connect raw socket", Err: err}
 	}
 	return nil
@@ -316,8 +328,11 @@ const (
 // rules adds the one table of R.
 //
 // Only the container's own address is listened to: with raw sockets it could
-// claim another (SECURITY case 115). What is neither TCP nor UDP is dropped, or
-// R would answer every ping itself, every destination being its own.
+// claim another (SECURITY case 115). What is neither TCP nor UDP nor of use to
+// the relay is dropped.
+//
+// Every destination is R's own, so the kernel would answer every ping itself.
+// Those answers, which are not marked, are dropped on their way out.
 //
 // Only SYNs need TPROXY: the socket that answers one has the destination as its
 // address, which is local.
@@ -350,9 +365,13 @@ func (r *Relay) rules(nft *netlink.Conn, h Hold) error {
 		netlink.TProxyTo(netlink.FamilyIPv4, tcpPort), netlink.Accept())
 	add(divert, netlink.L4Proto(unix.IPPROTO_TCP), netlink.Accept())
 	add(divert, netlink.L4Proto(unix.IPPROTO_UDP), netlink.TProxyTo(netlink.FamilyIPv4, udpPort), netlink.Accept())
+	add(divert, netlink.L4Proto(unix.IPPROTO_ICMP), netlink.ICMPType(icmp4Echo), netlink.Accept())
+	add(divert, netlink.L4Proto(unix.IPPROTO_ICMP), netlink.ICMPType(icmp4Unreachable), netlink.Accept())
 	t.NewChain(netlink.Chain{Table: table, Name: stray, Type: "filter", Hook: unix.NF_INET_LOCAL_OUT})
 	add(stray, netlink.Meta(unix.NFT_META_MARK, unix.NFT_REG_1), netlink.Cmp(unix.NFT_REG_1, unix.NFT_CMP_EQ, make([]byte, 4)),
 		netlink.L4Proto(unix.IPPROTO_TCP), netlink.TCPFlags(tcpRST, tcpRST), netlink.Drop())
+	add(stray, netlink.Meta(unix.NFT_META_MARK, unix.NFT_REG_1), netlink.Cmp(unix.NFT_REG_1, unix.NFT_CMP_EQ, make([]byte, 4)),
+		netlink.L4Proto(unix.IPPROTO_ICMP), netlink.ICMPType(icmp4Reply), netlink.Drop())
 	return nft.Commit(t)
 }
 

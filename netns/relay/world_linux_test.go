@@ -33,8 +33,10 @@ const (
 var (
 	hostAddress    = netip.MustParsePrefix("192.0.2.1/24")
 	outsideAddress = netip.MustParsePrefix("192.0.2.2/24")
-	worldErr       error  // why there is no world
-	outside        *child // the server; ends when its input is closed
+	throughNet     = netip.MustParsePrefix("198.51.100.0/24") // outside routes it back
+	nowhereNet     = netip.MustParsePrefix("198.18.0.0/24")   // outside has no route to it
+	worldErr       error                                      // why there is no world
+	outside        *child                                     // the server; ends when its input is closed
 )
 
 func TestMain(m *testing.M) {
@@ -112,8 +114,14 @@ func makeWorld() error {
 	if err := c.Do(&b); err != nil {
 		return err
 	}
-	_, err = out.ask("serve")
-	return err
+	if _, err = out.ask("serve"); err != nil {
+		return err
+	}
+	b.Reset()
+	for _, n := range []netip.Prefix{throughNet, nowhereNet} {
+		b.RouteAdd(netlink.Route{Dst: n, Gateway: outsideAddress.Addr(), Index: index})
+	}
+	return c.Do(&b)
 }
 
 // A child is this binary in another part.
