@@ -65,14 +65,14 @@ func appendError(b []byte, e icmpError, packet []byte) []byte {
 	if !ok {
 		return b
 	}
-	proto, at := byte(protoICMP), len(b)
+	proto := byte(protoICMP)
 	if !t.src.is4() {
 		proto = protoICMP6
 	}
 	head := len(packet) - len(rest)
 	quote := packet[:head+min(len(rest), quoteMost)]
 	b = appendIP(b, proto, e.from, t.src, icmpLen+len(quote))
-	at = len(b)
+	at := len(b)
 	b = append(b, e.kind, e.code, 0, 0)
 	b = binary.BigEndian.AppendUint32(b, e.parameter)
 	b = append(b, quote...)
