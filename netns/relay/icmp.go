@@ -13,6 +13,9 @@ const (
 	icmp6Exceeded    = 3
 	icmp6Echo        = 128
 	icmp6Reply       = 129
+
+	neighbourSolicitation  = 135 // RFC 4861
+	neighbourAdvertisement = 136
 )
 
 // A reason is why a destination is unreachable: the code of ICMP (RFC 792, RFC 1812).

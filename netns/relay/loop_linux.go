@@ -22,24 +22,25 @@ type slot struct {
 
 // A loop serves many descriptors on one thread. Nothing in it waits but epoll.
 type loop struct {
-	relay   *Relay
-	epoll   int
-	table   []slot // by descriptor
-	closing []int  // closed after the present events, so that none is taken anew meanwhile
-	again   []*end // had more to carry than their share
-	buf     []byte // bufferSize bytes, once something came
-	pipes   pipes
-	score   int   // of recent waits that were short
-	penalty int   // of looking in vain: how far below 0 the score falls next
-	bulky   int   // directions that are spliced
-	now     int64 // seconds since start
-	swept   int64 // second of the last sweep
-	held    map[tuple]*held
-	flows   map[tuple]*flow
-	pings   map[tuple]*ping
-	batch   *batch    // of datagrams, once one came
-	muted   *listener // not watched until the next sweep, for want of descriptors
-	inbox   inbox     // of the second loop
+	relay      *Relay
+	epoll      int
+	table      []slot // by descriptor
+	closing    []int  // closed after the present events, so that none is taken anew meanwhile
+	again      []*end // had more to carry than their share
+	buf        []byte // bufferSize bytes, once something came
+	pipes      pipes
+	score      int   // of recent waits that were short
+	penalty    int   // of looking in vain: how far below 0 the score falls next
+	bulky      int   // directions that are spliced
+	now        int64 // seconds since start
+	swept      int64 // second of the last sweep
+	held       map[tuple]*held
+	flows      map[tuple]*flow
+	pings      map[tuple]*ping
+	batch      *batch      // of datagrams, once one came
+	muted      []*listener // not watched until the next sweep, for want of descriptors
+	fragmented uint32      // packets of IPv6 that were sent in fragments
+	inbox      inbox       // of the second loop
 }
 
 // bufferSize is how much is read at once. Much more than this would fall out
@@ -221,7 +222,7 @@ func (l *loop) sweep() bool {
 		l.sweepPings()
 		l.unmute()
 	}
-	return len(l.held) > 0 || len(l.flows) > 0 || len(l.pings) > 0 || l.muted != nil
+	return len(l.held) > 0 || len(l.flows) > 0 || len(l.pings) > 0 || len(l.muted) > 0
 }
 
 // goOn gives those that used up their share another one.

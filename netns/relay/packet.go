@@ -101,7 +101,7 @@ func headerLen(dst address) int {
 }
 
 // appendIP appends a header for length bytes of payload. IPv4's may be
-// fragmented, and where IPv6's must be, appendFragments does it.
+// fragmented, and where IPv6's must be, writeFragments does it.
 func appendIP(b []byte, proto byte, src, dst address, length int) []byte {
 	if dst.is4() {
 		b = append(b, 0x45, 0)

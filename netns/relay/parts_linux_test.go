@@ -76,13 +76,17 @@ func serveOutside([]string) string {
 	var b netlink.Batch
 	b.LinkUp(netlink.Lo)
 	b.AddrAdd(index, outsideAddress)
+	b.AddrAdd(index, outside6)
 	b.LinkUp(netlink.Link{Index: index})
+	b.RouteAdd(netlink.Route{Dst: through6Net, Gateway: hostAddress6.Addr(), Index: index})
 	b.RouteAdd(netlink.Route{Dst: throughNet, Gateway: hostAddress.Addr(), Index: index})
 	if err := c.Do(&b); err != nil {
 		return word(err)
 	}
-	if answer := sysctl([]string{"net/ipv4/ip_forward", "1"}); answer != "ok" {
-		return answer
+	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+		if answer := sysctl([]string{name, "1"}); answer != "ok" {
+			return answer
+		}
 	}
 	serve := map[int]func(*net.TCPConn){
 		7: func(c *net.TCPConn) { io.Copy(c, struct{ io.Reader }{c}) },
@@ -115,7 +119,7 @@ func serveOutside([]string) string {
 }
 
 func serveTCP(address string, f func(*net.TCPConn)) error {
-	l, err := net.Listen("tcp4", address)
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
@@ -135,7 +139,7 @@ func serveTCP(address string, f func(*net.TCPConn)) error {
 }
 
 func serveUDP(address string) error {
-	u, err := net.ListenPacket("udp4", address)
+	u, err := net.ListenPacket("udp", address)
 	if err != nil {
 		return err
 	}
@@ -165,7 +169,7 @@ func noise() io.Reader { return rand.NewChaCha8([32]byte{1}) }
 
 // dial ADDRESS connects, says a word to an echo and returns ok or the errno.
 func dial(a []string) string {
-	c, err := net.DialTimeout("tcp4", a[0], 10*time.Second)
+	c, err := net.DialTimeout("tcp", a[0], 10*time.Second)
 	if err != nil {
 		return word(err)
 	}
@@ -176,7 +180,7 @@ func dial(a []string) string {
 // echo ADDRESS BYTES sends to an echo and compares, both directions at once.
 func echo(a []string) string {
 	n, _ := strconv.ParseInt(a[1], 10, 64)
-	c, err := net.Dial("tcp4", a[0])
+	c, err := net.Dial("tcp", a[0])
 	if err != nil {
 		return word(err)
 	}
@@ -198,7 +202,7 @@ func echo(a []string) string {
 // half [in|out] ADDRESS BYTES closes one direction and goes on in the other.
 func half(a []string) string {
 	n, _ := strconv.ParseInt(a[2], 10, 64)
-	c, err := net.Dial("tcp4", a[1])
+	c, err := net.Dial("tcp", a[1])
 	if err != nil {
 		return word(err)
 	}
@@ -224,7 +228,7 @@ func half(a []string) string {
 
 // rst ADDRESS writes a byte and returns how reading ends.
 func rst(a []string) string {
-	c, err := net.Dial("tcp4", a[0])
+	c, err := net.Dial("tcp", a[0])
 	if err != nil {
 		return word(err)
 	}
@@ -246,7 +250,7 @@ func many(a []string) string {
 		wg.Go(func() {
 			gate <- true
 			defer func() { <-gate }()
-			conns[i], errs[i] = net.Dial("tcp4", a[0])
+			conns[i], errs[i] = net.Dial("tcp", a[0])
 		})
 	}
 	wg.Wait()
@@ -270,7 +274,7 @@ func many(a []string) string {
 func udp(a []string) string {
 	size, _ := strconv.Atoi(a[1])
 	count, _ := strconv.Atoi(a[2])
-	c, err := net.Dial("udp4", a[0])
+	c, err := net.Dial("udp", a[0])
 	if err != nil {
 		return word(err)
 	}
@@ -351,8 +355,10 @@ func pingOnce(a []string) string {
 	kind := map[string]int{"dgram": unix.SOCK_DGRAM, "raw": unix.SOCK_RAW}[a[0]]
 	family, proto, level, recverr, ttl := unix.AF_INET, unix.IPPROTO_ICMP, unix.SOL_IP, unix.IP_RECVERR, unix.IP_TTL
 	m := []byte{icmp4Echo, 0, 0, 0, 0x12, 0x34, 0, 7}
-	var sa unix.Sockaddr = &unix.SockaddrInet4{Addr: to.Unmap().As4()}
-	if to.Is6() {
+	var sa unix.Sockaddr
+	if to.Is4() {
+		sa = &unix.SockaddrInet4{Addr: to.As4()}
+	} else {
 		family, proto, level, recverr, ttl = unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.SOL_IPV6, unix.IPV6_RECVERR, unix.IPV6_UNICAST_HOPS
 		m[0] = icmp6Echo
 		sa = &unix.SockaddrInet6{Addr: to.As16()}

@@ -48,6 +48,26 @@ var (
 	DefaultGateway = netip.AddrFrom4([4]byte{10, 254, 110, 1})
 )
 
+// The addresses of IPv6, of a unique local network (RFC 4193) whose identifier
+// spells skiff. Programs that may choose take IPv4 for destinations that have
+// both, since such an address is unlike one of the internet (RFC 6724).
+var (
+	address6 = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 's', 'k', 'i', 'f', 'f', 15: 2}), 64)
+	gateway6 = netip.AddrFrom16([16]byte{0xfd, 's', 'k', 'i', 'f', 'f', 15: 1})
+
+	// Neighbour discovery asks from it for the container's link address.
+	routerLinkLocal = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfe, 0x80, 15: 1}), 64)
+)
+
+// A Choice is whether something is made.
+type Choice int
+
+const (
+	Auto   Choice = iota // if the host has it
+	Never                // not
+	Always               // or Start fails
+)
+
 // A Hold is how SYNs wait for the connection outside, best first.
 type Hold int
 
@@ -80,6 +100,10 @@ type Options struct {
 	// Ready waits until the init is in its network namespace. It runs while R is
 	// being made. nil: it is there already.
 	Ready func() error
+
+	// IPv6 gives the container an address and a way out. Auto does if the host has a
+	// route to the internet.
+	IPv6 Choice
 
 	// By default the host's loopback and link-local addresses are forbidden, and
 	// with them the metadata services of clouds.

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"skiff/netns/netlink"
@@ -248,17 +249,17 @@ func (a *listener) accept(l *loop, n int) {
 
 // mute stops watching a listener whose connections cannot be taken now.
 func (l *loop) mute(a *listener) {
-	if l.muted == nil {
-		l.muted = a
+	if !slices.Contains(l.muted, a) {
+		l.muted = append(l.muted, a)
 		l.unwatch(a.fd)
 	}
 }
 
 func (l *loop) unmute() {
-	if a := l.muted; a != nil {
-		l.muted = nil
+	for _, a := range l.muted {
 		l.watch(a.fd, a, unix.EPOLLIN)
 	}
+	l.muted = l.muted[:0]
 }
 
 // join makes a pair of an accepted and a connected socket.

@@ -265,23 +265,39 @@ func (f *flow) event(l *loop, _ uint32) {
 			return
 		}
 		f.last, f.answered, f.query = l.now, true, nil
-		header := headerLen(f.src) + udpLen
-		for i := range n {
-			s := b.slot(i)
-			appendUDP(s[headroom-header:][:0], f.dst, f.src, f.dstPort, f.srcPort, s[headroom:][:b.msgs[i].n])
-		}
-		b.prepare(0, n, header)
-		raw := l.raw(f.src)
-		for m := b.msgs[:n]; len(m) > 0; {
-			sent, errno := sendmmsg(raw, m)
-			if errno == unix.EAGAIN {
-				return
-			}
-			m = m[max(sent, 1):]
-		}
+		l.inward(f, b, n)
 		if n < batchLen {
 			return
 		}
+	}
+}
+
+// inward writes the first n messages to the container, as coming from whom the
+// flow goes to.
+func (l *loop) inward(f *flow, b *batch, n int) {
+	header, from := headerLen(f.src)+udpLen, 0
+	for i := range n {
+		s := b.slot(i)[headroom-header:]
+		size := header + int(b.msgs[i].n)
+		appendUDP(s[:0], f.dst, f.src, f.dstPort, f.srcPort, s[header:size])
+		if size > linkMTU {
+			l.writeMany(f.src, b, from, i, header)
+			l.writeFragments(f.src, s[:size])
+			from = i + 1
+		}
+	}
+	l.writeMany(f.src, b, from, n, header)
+}
+
+// writeMany sends messages i to j with their headers.
+func (l *loop) writeMany(to address, b *batch, i, j, header int) {
+	b.prepare(i, j, header)
+	for m := b.msgs[i:j]; len(m) > 0; {
+		sent, errno := sendmmsg(l.raw(to), m)
+		if errno == unix.EAGAIN {
+			return
+		}
+		m = m[max(sent, 1):]
 	}
 }
 

@@ -32,6 +32,9 @@ const (
 
 var (
 	hostAddress    = netip.MustParsePrefix("192.0.2.1/24")
+	hostAddress6   = netip.MustParsePrefix("2001:db8:1::1/64")
+	outside6       = netip.MustParsePrefix("2001:db8:1::2/64")
+	through6Net    = netip.MustParsePrefix("2001:db8:2::/64") // as throughNet
 	outsideAddress = netip.MustParsePrefix("192.0.2.2/24")
 	throughNet     = netip.MustParsePrefix("198.51.100.0/24") // outside routes it back
 	nowhereNet     = netip.MustParsePrefix("198.18.0.0/24")   // outside has no route to it
@@ -111,6 +114,7 @@ func makeWorld() error {
 	}
 	b.Reset()
 	b.AddrAdd(index, hostAddress)
+	b.AddrAdd(index, hostAddress6)
 	if err := c.Do(&b); err != nil {
 		return err
 	}
@@ -121,6 +125,7 @@ func makeWorld() error {
 	for _, n := range []netip.Prefix{throughNet, nowhereNet} {
 		b.RouteAdd(netlink.Route{Dst: n, Gateway: outsideAddress.Addr(), Index: index})
 	}
+	b.RouteAdd(netlink.Route{Dst: through6Net, Gateway: outside6.Addr(), Index: index})
 	return c.Do(&b)
 }
 
