@@ -77,6 +77,7 @@ func serveOutside([]string) string {
 	b.LinkUp(netlink.Lo)
 	b.AddrAdd(index, outsideAddress)
 	b.AddrAdd(index, outside6)
+	b.AddrAdd(index, netip.MustParsePrefix("fe80::2/64"))
 	b.LinkUp(netlink.Link{Index: index})
 	b.RouteAdd(netlink.Route{Dst: through6Net, Gateway: hostAddress6.Addr(), Index: index})
 	b.RouteAdd(netlink.Route{Dst: throughNet, Gateway: hostAddress.Addr(), Index: index})

@@ -115,10 +115,14 @@ func makeWorld() error {
 	b.Reset()
 	b.AddrAdd(index, hostAddress)
 	b.AddrAdd(index, hostAddress6)
+	b.AddrAdd(index, netip.MustParsePrefix("fe80::1/64")) // neighbours are asked from it, without the delay of the kernel's own
 	if err := c.Do(&b); err != nil {
 		return err
 	}
 	if _, err = out.ask("serve"); err != nil {
+		return err
+	}
+	if _, err := c.LinkIndex("out0"); err != nil { // see configure
 		return err
 	}
 	b.Reset()
