@@ -235,8 +235,8 @@ func (p *ping) open() (errno syscall.Errno) {
 	if !p.dst.is4() {
 		family, proto = unix.AF_INET6, unix.IPPROTO_ICMPV6
 	}
-	if p.fd, errno = socket(family, unix.SOCK_DGRAM, proto); errno != 0 {
-		if p.fd, errno = socket(family, unix.SOCK_RAW, proto); errno != 0 {
+	if p.fd, errno = socketOf(family, unix.SOCK_DGRAM, proto); errno != 0 {
+		if p.fd, errno = socketOf(family, unix.SOCK_RAW, proto); errno != 0 {
 			return errno
 		}
 		p.raw, p.id = true, nextID()

@@ -18,7 +18,7 @@ func (r *Relay) wantIPv6() bool {
 	case Always:
 		return true
 	}
-	fd, errno := socket(unix.AF_INET6, unix.SOCK_DGRAM, 0)
+	fd, errno := socket(unix.AF_INET6, unix.SOCK_DGRAM)
 	if errno != 0 {
 		return false
 	}

@@ -107,7 +107,7 @@ func (l *loop) outer(to netip.AddrPort, zone uint32) (*end, syscall.Errno) {
 		l.relay.open.Add(-2)
 		return nil, unix.EMFILE
 	}
-	fd, errno := socket(family, unix.SOCK_STREAM, 0)
+	fd, errno := socket(family, unix.SOCK_STREAM)
 	if errno != 0 {
 		l.relay.open.Add(-2)
 		return nil, errno

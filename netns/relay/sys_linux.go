@@ -43,7 +43,9 @@ func splice(from, to, n int) (int, syscall.Errno) {
 
 func closeFD(fd int) { syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
-func socket(family, kind, proto int) (int, syscall.Errno) {
+func socket(family, kind int) (int, syscall.Errno) { return socketOf(family, kind, 0) }
+
+func socketOf(family, kind, proto int) (int, syscall.Errno) {
 	fd, _, e := syscall.RawSyscall(unix.SYS_SOCKET, uintptr(family), uintptr(kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC), uintptr(proto))
 	return int(fd), e
 }

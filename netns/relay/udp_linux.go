@@ -207,7 +207,7 @@ func (l *loop) open(f *flow) syscall.Errno {
 	if to.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	fd, errno := socket(family, unix.SOCK_DGRAM, 0)
+	fd, errno := socket(family, unix.SOCK_DGRAM)
 	if errno != 0 {
 		return errno
 	}
@@ -265,16 +265,16 @@ func (f *flow) event(l *loop, _ uint32) {
 			return
 		}
 		f.last, f.answered, f.query = l.now, true, nil
-		l.inward(f, b, n)
+		l.deliver(f, b, n)
 		if n < batchLen {
 			return
 		}
 	}
 }
 
-// inward writes the first n messages to the container, as coming from whom the
+// deliver writes the first n messages to the container, as coming from whom the
 // flow goes to.
-func (l *loop) inward(f *flow, b *batch, n int) {
+func (l *loop) deliver(f *flow, b *batch, n int) {
 	header, from := headerLen(f.src)+udpLen, 0
 	for i := range n {
 		s := b.slot(i)[headroom-header:]
