@@ -57,7 +57,7 @@ func (r *Runner) network(o *Options, id string) (*network, error) {
 	if o.Network != NetworkDefault {
 		return &network{}, nil
 	}
-	if os.Geteuid() == 0 {
+	if os.Geteuid() == 0 && o.Relay == nil {
 		n, err := r.bridge(o, id)
 		var missing *bridge.MissingError
 		if err == nil || !errors.As(err, &missing) && !errors.Is(err, bridge.ErrForwardBlocked) && !errors.Is(err, bridge.ErrNoSubnet) {
@@ -66,7 +66,7 @@ func (r *Runner) network(o *Options, id string) (*network, error) {
 	}
 	return &network{
 		link: Link{Address: relay.DefaultAddress.Addr(), Gateway: relay.DefaultGateway, DNS: []string{relay.DefaultGateway.String()}},
-		to:   &relayed{say: r.Say, store: r.Store, started: make(chan error, 1)},
+		to:   &relayed{say: r.Say, store: r.Store, options: o.Relay, started: make(chan error, 1)},
 	}, nil
 }
 
@@ -156,6 +156,7 @@ func (b *bridged) close() {
 type relayed struct {
 	say     func(format string, args ...any)
 	store   *store.Store
+	options *RelayOptions
 	started chan error
 }
 
@@ -170,6 +171,7 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 		Hold: relay.ParseHold(n.store.Fact(holdFact)),
 		Log:  func(line string) { n.say("%s", line) },
 	}
+	n.options.to(&o)
 	go func() {
 		started, err := relay.Start(context.Background(), o)
 		// Not that there is none: a module may come.
