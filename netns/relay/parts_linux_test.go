@@ -36,6 +36,8 @@ func init() {
 		"rst":    rst,
 		"many":   many,
 		"udp":    udp,
+		"burst":  burst,
+		"flood":  flood,
 		"lookup": lookup,
 		"links":  links,
 		"relay":  relayHere,
@@ -297,6 +299,60 @@ func udp(a []string) string {
 		if !slices.Equal(b, got[:n]) {
 			return fmt.Sprint("differs: ", n, " bytes")
 		}
+	}
+	return "ok"
+}
+
+// burst ADDRESS SIZE COUNT sends datagrams one after the other, the last but one of half
+// the size, and wants all of them back.
+func burst(a []string) string {
+	size, _ := strconv.Atoi(a[1])
+	count, _ := strconv.Atoi(a[2])
+	c, err := net.Dial("udp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	want := map[string]bool{}
+	for i := range count {
+		b := make([]byte, size)
+		io.ReadFull(noise(), b)
+		b[0] = byte(i)
+		if i == count-2 {
+			b = b[:size/2]
+		}
+		want[string(b)] = true
+		if _, err := c.Write(b); err != nil {
+			return word(err)
+		}
+	}
+	got := make([]byte, 65536)
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for len(want) > 0 {
+		n, err := c.Read(got)
+		if err != nil {
+			return fmt.Sprint(len(want), " did not come back: ", word(err))
+		}
+		if !want[string(got[:n])] {
+			return fmt.Sprint("a stranger of ", n, " bytes")
+		}
+		delete(want, string(got[:n]))
+	}
+	return "ok"
+}
+
+// flood ADDRESS SIZE COUNT sends datagrams for whoever counts them.
+func flood(a []string) string {
+	size, _ := strconv.Atoi(a[1])
+	count, _ := strconv.Atoi(a[2])
+	c, err := net.Dial("udp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	b := make([]byte, size)
+	for range count {
+		c.Write(b)
 	}
 	return "ok"
 }

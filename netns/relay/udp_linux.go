@@ -16,6 +16,7 @@ type flow struct {
 	last     int64 // second of the last datagram
 	answered bool
 	verdict  ruling
+	apart    bool   // datagrams of one size cannot be sent together
 	server   int    // nameserver that is asked, for the gateway's port 53
 	query    []byte // last query to it, until it is answered
 }
@@ -44,6 +45,8 @@ type batch struct {
 	names  [batchLen]unix.RawSockaddrInet6 // or Inet4, which is shorter
 	oob    [batchLen][64]byte
 	tuples [batchLen]tuple
+	first  [batchLen]joined
+	sizes  [batchLen][segmentSpace]byte // control messages
 }
 
 func newBatch() (*batch, syscall.Errno) {
@@ -159,17 +162,33 @@ func (l *loop) outward(b *batch, i, j int) {
 		l.ask(f, b.slot(j - 1)[headroom:][:b.msgs[j-1].n])
 	}
 	b.prepare(i, j, 0)
-	for m, retried := b.msgs[i:j], false; len(m) > 0; {
-		n, errno := sendmmsg(f.fd, m)
+	l.sendOut(f, b, i, j)
+}
+
+// sendOut sends prepared messages i to j, those of one size together.
+func (l *loop) sendOut(f *flow, b *batch, i, j int) {
+	end := j
+	if !f.apart {
+		end = b.join(i, j)
+	}
+	for retried := false; i < end; {
+		n, errno := sendmmsg(f.fd, b.msgs[i:end])
 		switch {
 		case errno == 0:
-			m, retried = m[n:], false
+			i, retried = i+n, false
 		case errno == unix.EAGAIN:
 			return // the way out is full, as it may be natively
+		case b.first[i].joined && notJoined(errno):
+			// Larger than a frame of the way out, or its device does not help.
+			f.apart = true
+			first := b.first[i].message
+			b.prepare(first, j, 0)
+			l.sendOut(f, b, first, j)
+			return
 		case !retried && l.broken(f, errno):
 			retried = true // the error was an earlier datagram's
 		default:
-			m, retried = m[1:], false
+			i, retried = i+1, false
 		}
 	}
 }
