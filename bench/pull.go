@@ -5,8 +5,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 )
@@ -29,6 +31,9 @@ func (h *host) pulls(out io.Writer, rounds int, only string) error {
 		return err
 	}
 	defer end()
+	// What a child has had in memory before it executed counts for its peak: that is
+	// this process, which has switched collecting off.
+	defer debug.SetGCPercent(debug.SetGCPercent(20))
 	for _, l := range images {
 		if !strings.HasPrefix(l.Name, only) {
 			continue
@@ -51,9 +56,92 @@ func (h *host) pulls(out io.Writer, rounds int, only string) error {
 			}
 			t.flush()
 			failed.print(out)
+			if l.Last != "" {
+				h.firsts(out, a, l, rounds)
+			}
 		}
 	}
 	return nil
+}
+
+// firsts times how long after the last byte of an absent image its first process
+// begins: the time that the process itself tells.
+func (h *host) firsts(out io.Writer, a *account, l served, rounds int) {
+	t := newTable(out, fmt.Sprintf("First process of an absent image, %s, %s: after the last byte was sent", l.Name, a.kind()), "", "n", "median ms", "least ms")
+	list := h.runners(a, l)
+	results, failed := map[*puller][]time.Duration{}, failures{}
+	for range rounds {
+		for _, i := range rand.Perm(len(list)) {
+			p := list[i]
+			if p.why != "" {
+				continue
+			}
+			p.reset()
+			said, err := p.pull.output()
+			p.reset()
+			if err == nil {
+				var took time.Duration
+				if took, err = l.since(said); err == nil {
+					results[p] = append(results[p], took)
+				}
+			}
+			if err != nil {
+				failed.add(p.name, err)
+			}
+		}
+	}
+	for _, p := range list {
+		if r := results[p]; len(r) > 0 {
+			t.row(p.name, fmt.Sprint(len(r)), ms(median(r)), ms(quantile(r, 0, mixDurations)))
+		} else {
+			t.without(p.name, p.why)
+		}
+	}
+	t.flush()
+	failed.print(out)
+}
+
+// since is from the last byte to the seconds since 1970 that the first line tells.
+func (l served) since(said string) (time.Duration, error) {
+	answer, err := http.Get(l.Last)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	var last int64
+	if _, err := fmt.Fscan(answer.Body, &last); err != nil {
+		return 0, err
+	}
+	var seconds, micro int64
+	if _, err := fmt.Sscanf(said, "%d.%6d", &seconds, &micro); err != nil {
+		return 0, fmt.Errorf("%q: %w", said, err)
+	}
+	return time.Duration(seconds*1e9 + micro*1e3 - last), nil
+}
+
+// runners run the image's busybox; as pullers.
+func (h *host) runners(a *account, l served) []*puller {
+	var list []*puller
+	run := func(argv ...string) []string {
+		return append(argv, l.Reference, busybox, "sh", "-c", "echo $EPOCHREALTIME")
+	}
+	for _, p := range h.pullers(a, l) {
+		argv := p.pull.argv
+		switch p.name {
+		case "skiff pull", "another skiff":
+			p.pull.argv = run(argv[0], "run", "--rm", "--quiet", "--network", "none")
+		case "podman pull":
+			p.pull.argv = run(h.podman(a, "run", "--rm", "--quiet", "--log-driver", "none", "--network", "none", "--tls-verify=false")...)
+			p.pull.pureCgroups = true
+		case "docker pull":
+			p.pull.argv = run(argv[0], "run", "--rm", "--quiet", "--network", "none")
+		default:
+			continue
+		}
+		p.name = strings.TrimSuffix(p.name, " pull") + " run"
+		list = append(list, p)
+	}
+	return list
 }
 
 // pullInTurns runs each once in every round, in an order drawn anew.

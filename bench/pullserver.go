@@ -6,10 +6,12 @@ import (
 	"io"
 	"log"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"skiff/testdata/image"
@@ -29,6 +31,7 @@ type served struct {
 	Packed    int64    // bytes of the blobs
 	Size      int64    // bytes of the archives in them
 	Zstd      bool
+	Last      string // URL of when the last byte of a slow layer was sent, in nanoseconds since 1970; or ""
 }
 
 // startRegistry starts the process and waits until its images are made. end stops
@@ -77,10 +80,17 @@ func servePulls() error {
 		return err
 	}
 	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	server := httptest.NewServer(handler)
+	var last atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == lastPath {
+			fmt.Fprint(w, last.Load())
+			return
+		}
+		handler.ServeHTTP(w, r)
+	}))
 	defer server.Close()
 	slow := httptest.NewUnstartedServer(handler)
-	slow.Listener = &slowListener{slow.Listener}
+	slow.Listener = &slowListener{slow.Listener, &last}
 	slow.Start()
 	defer slow.Close()
 	var list []served
@@ -118,6 +128,7 @@ func servePulls() error {
 			s.Name += fmt.Sprintf(", %d MB/s for each connection", slowRate>>20)
 			s.Reference = strings.Replace(s.Reference, server.URL[len("http://"):], slow.URL[len("http://"):], 1)
 			s.Blobs = []string{strings.Replace(s.Blobs[0], server.URL, slow.URL, 1)}
+			s.Last = server.URL + lastPath
 			list = append(list, s)
 		}
 	}
@@ -131,19 +142,25 @@ func servePulls() error {
 // slowRate is what a slow connection sends, in bytes a second.
 const slowRate = 30 << 20
 
+const lastPath = "/last"
+
 // A slowListener's connections are slow.
-type slowListener struct{ net.Listener }
+type slowListener struct {
+	net.Listener
+	last *atomic.Int64 // when one of them was given something, in nanoseconds since 1970
+}
 
 func (l *slowListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &slowConn{Conn: c}, nil
+	return &slowConn{Conn: c, last: l.last}, nil
 }
 
 type slowConn struct {
 	net.Conn
+	last *atomic.Int64
 	free time.Time // when what has been sent would be through
 }
 
@@ -156,6 +173,7 @@ func (c *slowConn) Write(b []byte) (sent int, err error) {
 		var n int
 		n, err = c.Conn.Write(b[sent:min(len(b), sent+64<<10)])
 		sent += n
+		c.last.Store(time.Now().UnixNano())
 		c.free = c.free.Add(time.Duration(n) * time.Second / slowRate)
 		time.Sleep(time.Until(c.free))
 	}

@@ -9,9 +9,7 @@ import (
 	"io"
 	"os"
 	"path"
-	"slices"
 	"strings"
-	"unsafe"
 
 	"skiff/internal/again"
 	"skiff/internal/idmap"
@@ -86,30 +84,6 @@ type unpacker struct {
 
 	uid, gid int64  // what a new file gets by itself
 	masked   uint32 // permission bits that a new file loses
-}
-
-// dirMeta is what a directory gets at the end.
-type dirMeta struct {
-	path     string // below the root, no links in it; "." is the root
-	sec      int64
-	nsec     int32 // timeOmit: leave the times alone
-	mode     uint16
-	uid, gid uint32
-}
-
-const timeOmit = -1
-
-// maxDirMemory bounds what directories take until the end, in bytes: a million
-// of usual names fit, a million of names as long as they may be do not.
-const maxDirMemory = 128 << 20
-
-func (u *unpacker) addMeta(m dirMeta) error {
-	u.metaBytes += len(m.path) + int(unsafe.Sizeof(m))
-	if u.metaBytes > maxDirMemory {
-		return fmt.Errorf("%w: the directories' names are too long in all", ErrQuota)
-	}
-	u.meta = append(u.meta, m)
-	return nil
 }
 
 func newUnpacker(root *os.File, s *stream, opt Options) (*unpacker, error) {
@@ -295,51 +269,6 @@ func (u *unpacker) owner(h *header, path string) (uid, gid int, change bool, err
 		return 0, 0, false, err
 	}
 	return int(h.uid), int(h.gid), h.uid != u.uid || h.gid != u.gid, nil
-}
-
-// finishDirs gives directories their owners, modes and times, children before
-// parents, the last entry of a path counting.
-func (u *unpacker) finishDirs() error {
-	slices.SortStableFunc(u.meta, func(a, b dirMeta) int { return strings.Compare(b.path, a.path) })
-	for i, m := range u.meta {
-		last := i+1 == len(u.meta) || u.meta[i+1].path != m.path
-		if !last || m.path == "." {
-			continue
-		}
-		if err := u.finishDir(m); err != nil {
-			return &EntryError{m.path, "directory", err}
-		}
-	}
-	// "." sorts among names that begin with a byte like "-" or "!".
-	for _, m := range slices.Backward(u.meta) {
-		if m.path == "." {
-			return u.finishDir(m)
-		}
-	}
-	return nil
-}
-
-func (u *unpacker) finishDir(m dirMeta) error {
-	fd, err := openBeneath(u.root, m.path, unix.O_RDONLY|unix.O_DIRECTORY)
-	if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
-		return nil // a later entry took its place
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if int64(m.uid) != u.uid || int64(m.gid) != u.gid {
-		if err := again.Fchown(fd, int(m.uid), int(m.gid)); err != nil {
-			return err
-		}
-	}
-	if err := again.Fchmod(fd, uint32(m.mode)); err != nil {
-		return err
-	}
-	if m.nsec == timeOmit {
-		return nil
-	}
-	return setTime(fd, timestamp{m.sec, m.nsec})
 }
 
 // openBeneath opens a path below dir that has no symbolic link in it.

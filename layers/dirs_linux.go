@@ -233,12 +233,13 @@ func (u *unpacker) imply(here int, path, name string, why error) error {
 	if strings.HasPrefix(name, whiteoutPrefix) {
 		return malformed("a whiteout that is a directory")
 	}
-	if err := u.mkdir(here, name); err != nil {
+	made, err := u.mkdir(here, name, 0o755)
+	if err != nil {
 		return err
 	}
 	u.aside.other(path)
 	u.result.Implied++
-	err := u.addMeta(dirMeta{path: path, mode: 0o755, nsec: timeOmit, uid: uint32(u.uid), gid: uint32(u.gid)})
+	err = u.addMeta(dirMeta{path: path, mode: 0o755, made: made, nsec: timeOmit, uid: uint32(u.uid), gid: uint32(u.gid)})
 	if err != nil {
 		return err
 	}

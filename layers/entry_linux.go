@@ -162,14 +162,15 @@ func (u *unpacker) makeDir(d *dir, base string, h *header) error {
 		return err
 	}
 	opaque := false
+	var made uint16
 	if d != nil {
 		u.aside.other(path)
-		err = u.mkdir(d.fd, base)
+		made, err = u.mkdir(d.fd, base, uint32(h.mode))
 		if err == unix.EEXIST {
 			var st unix.Stat_t
 			if err = unix.Fstatat(d.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 				if d, opaque, err = u.vacate(d, base); err == nil {
-					err = u.mkdir(d.fd, base)
+					made, err = u.mkdir(d.fd, base, uint32(h.mode))
 				}
 			}
 		}
@@ -193,17 +194,23 @@ func (u *unpacker) makeDir(d *dir, base string, h *header) error {
 		}
 	}
 	return u.addMeta(dirMeta{
-		path: path, sec: h.mtime.sec, nsec: h.mtime.nsec, mode: uint16(h.mode), uid: uint32(uid), gid: uint32(gid),
+		path: path, sec: h.mtime.sec, nsec: h.mtime.nsec, mode: uint16(h.mode), made: made, uid: uint32(uid), gid: uint32(gid),
 	})
 }
 
-// mkdir makes a directory that can be worked in until it gets its own mode.
-func (u *unpacker) mkdir(dir int, name string) error {
-	err := again.Mkdirat(dir, name, 0o700)
-	if err == nil && u.masked&0o700 != 0 {
-		err = again.Fchmodat(dir, name, 0o700, 0) // no link: made just now
+// mkdir makes a directory that can be worked in until it gets its own mode, and
+// returns the mode that it has, 0 if it did not make it.
+func (u *unpacker) mkdir(dir int, name string, mode uint32) (uint16, error) {
+	mode = mode&0o777 | 0o700
+	if err := again.Mkdirat(dir, name, mode); err != nil {
+		return 0, err
 	}
-	return err
+	if u.masked&mode != 0 {
+		if err := again.Fchmodat(dir, name, mode, 0); err != nil { // no link: made just now
+			return 0, err
+		}
+	}
+	return uint16(mode), nil
 }
 
 func (u *unpacker) makeSymlink(d *dir, base string, h *header) error {

@@ -12,6 +12,7 @@ import (
 	"skiff/netns/bridge"
 	"skiff/netns/dns"
 	"skiff/netns/lease"
+	"skiff/netns/ports"
 	"skiff/netns/relay"
 	"skiff/pull/store"
 
@@ -53,12 +54,12 @@ type connector interface {
 // exists: for root a link of the host's, and else the relay, which needs
 // nothing of the host. The relay also serves root where the host's firewall or
 // kernel is in the way.
-func (r *Runner) network(o *Options, id string) (*network, error) {
+func (r *Runner) network(o *Options, id string, published []ports.Socket) (*network, error) {
 	if o.Network != NetworkDefault {
 		return &network{}, nil
 	}
 	if os.Geteuid() == 0 && o.Relay == nil {
-		n, err := r.bridge(o, id)
+		n, err := r.bridge(o, id, published)
 		var missing *bridge.MissingError
 		if err == nil || !errors.As(err, &missing) && !errors.Is(err, bridge.ErrForwardBlocked) && !errors.Is(err, bridge.ErrNoSubnet) {
 			return n, err
@@ -66,7 +67,7 @@ func (r *Runner) network(o *Options, id string) (*network, error) {
 	}
 	return &network{
 		link: Link{Address: relay.DefaultAddress.Addr(), Gateway: relay.DefaultGateway, DNS: []string{relay.DefaultGateway.String()}},
-		to:   &relayed{say: r.Say, store: r.Store, options: o.Relay, started: make(chan error, 1)},
+		to:   &relayed{say: r.Say, store: r.Store, options: o.Relay, ports: published},
 	}, nil
 }
 
@@ -82,10 +83,12 @@ type bridged struct {
 	host      *bridge.Host
 	lease     *lease.Lease
 	attached  *bridge.Network
+	say       func(format string, args ...any)
+	ports     []ports.Socket
 }
 
-func (r *Runner) bridge(o *Options, id string) (_ *network, err error) {
-	b := &bridged{container: bridge.Container{ID: id}}
+func (r *Runner) bridge(o *Options, id string, published []ports.Socket) (_ *network, err error) {
+	b := &bridged{container: bridge.Container{ID: id}, say: r.Say, ports: published}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -137,7 +140,15 @@ func (b *bridged) connect(pr *Process, inside int) error {
 	if b.attached, err = b.host.Attach(b.container); err != nil {
 		return &NetworkError{err}
 	}
-	return nil
+	if len(b.ports) == 0 {
+		return nil
+	}
+	// The table stays for the life of the process, and goes with it.
+	if _, err := b.host.Publish(b.attached, b.container.Addr, b.ports); err != nil {
+		return &NetworkError{err}
+	}
+	_, err = relay.Forward(context.Background(), b.container.Addr, b.ports, func(line string) { b.say("%s", line) })
+	return err
 }
 
 func (b *bridged) close() {
@@ -157,7 +168,14 @@ type relayed struct {
 	say     func(format string, args ...any)
 	store   *store.Store
 	options *RelayOptions
-	started chan error
+	ports   []ports.Socket
+	started chan started // of the last begin
+}
+
+// A started is what became of a relay's start.
+type started struct {
+	relay *relay.Relay
+	err   error
 }
 
 // holdFact is where the store keeps how the relay holds SYNs on this host: to
@@ -166,25 +184,32 @@ type relayed struct {
 const holdFact = "networks/.hold"
 
 func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
+	if n.started != nil {
+		// The init that it was for was given up, and the ports are wanted for this one.
+		if last := <-n.started; last.err == nil {
+			last.relay.Close()
+		}
+	}
+	n.started = make(chan started, 1)
 	o := relay.Options{
 		PID: pr.PID, UserNS: ids.Kind != idmap.Host, Ready: ready,
-		Hold: relay.ParseHold(n.store.Fact(holdFact)),
-		Log:  func(line string) { n.say("%s", line) },
+		Hold: relay.ParseHold(n.store.Fact(holdFact)), Ports: n.ports,
+		Log: func(line string) { n.say("%s", line) },
 	}
 	n.options.to(&o)
 	go func() {
-		started, err := relay.Start(context.Background(), o)
+		r, err := relay.Start(context.Background(), o)
 		// Not that there is none: a module may come.
-		if err == nil && o.Hold == relay.HoldAny && started.Hold() == relay.HoldCompat {
-			n.store.KeepFact(holdFact, started.Hold().String()) // or it is found out again
+		if err == nil && o.Hold == relay.HoldAny && r.Hold() == relay.HoldCompat {
+			n.store.KeepFact(holdFact, r.Hold().String()) // or it is found out again
 		}
-		n.started <- err
+		n.started <- started{r, err}
 	}()
 }
 
 func (n *relayed) connect(*Process, int) error {
-	if err := <-n.started; err != nil {
-		return &NetworkError{err}
+	if last := <-n.started; last.err != nil {
+		return &NetworkError{last.err}
 	}
 	return nil
 }

@@ -1,6 +1,9 @@
 package run
 
 import (
+	"net/netip"
+
+	"skiff/netns/ports"
 	"skiff/rootfs"
 )
 
@@ -34,6 +37,11 @@ type Options struct {
 	DNS        []string
 	DNSSearch  []string
 	DNSOptions []string
+
+	Publish          []ports.Port
+	PublishAll       bool         // and what the image exposes, at ports of the kernel's choice
+	Expose           []string     // as in the image's config: 80/tcp, 8000-8010/udp
+	PublishAddresses []netip.Addr // for ports without an address; nil: loopback
 
 	Mounts   []rootfs.Mount // bind and tmpfs
 	ReadOnly bool

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -14,6 +15,7 @@ import (
 	"skiff/internal/plan"
 	"skiff/internal/signals"
 	"skiff/layers"
+	"skiff/netns/ports"
 	"skiff/pull/store"
 	"skiff/run/cgroup"
 	"skiff/run/state"
@@ -52,7 +54,16 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 			return 0, err
 		}
 	}
-	c, err := r.create(o, img, process)
+	published, err := r.publish(o, img)
+	if err != nil {
+		return 0, process.abandon(err)
+	}
+	defer func() {
+		if err != nil {
+			ports.Close(published) // it may be tried again
+		}
+	}()
+	c, err := r.create(o, img, process, published)
 	if err != nil {
 		return 0, process.abandon(err)
 	}
@@ -64,7 +75,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 			r.Say("container %.12s: %v", c.ID, errEnd)
 		}
 	}()
-	net, err := r.network(o, c.ID)
+	net, err := r.network(o, c.ID, published)
 	if err != nil {
 		return 0, process.abandon(err)
 	}
@@ -83,6 +94,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 		defer finish()
 		resume = again
 	}
+	r.announce(published)
 	if err := c.Started(process.PID); err != nil {
 		r.Say("container %.12s: %v", c.ID, err)
 	}
@@ -174,7 +186,7 @@ func newID() string {
 
 // create makes the container's directory and record, and only then looks
 // whether its layers are there: see package store on why in this order.
-func (r *Runner) create(o *Options, img *store.Image, pr *Process) (*state.Handle, error) {
+func (r *Runner) create(o *Options, img *store.Image, pr *Process, published []ports.Socket) (*state.Handle, error) {
 	readOnly := r.Store.ReadOnly()
 	if readOnly && !o.Remove {
 		r.Say("the store is read-only: what the container writes is kept in memory, and gone with it")
@@ -188,7 +200,7 @@ func (r *Runner) create(o *Options, img *store.Image, pr *Process) (*state.Handl
 	c := state.Container{
 		ID: pr.ID, Name: o.Name, Image: o.Image, ImageID: img.ID.String(), Command: o.Command,
 		Labels: o.Labels, Remove: o.Remove, Created: time.Now().UTC(),
-		Cgroup: pr.ns.CgroupPath,
+		Ports: recorded(published), Exposed: slices.Concat(img.Config.ExposedPorts, o.Expose), Cgroup: pr.ns.CgroupPath,
 	}
 	for _, d := range img.DiffIDs {
 		c.Layers = append(c.Layers, d.String())

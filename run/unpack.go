@@ -27,6 +27,7 @@ type Unpacker struct {
 
 	mu     sync.Mutex
 	worker *layers.Worker
+	closed bool
 	full   error         // why watch ended the worker
 	done   chan struct{} // closed to end watch
 }
@@ -86,10 +87,17 @@ func NewUnpacker(st *store.Store, ids idmap.Map) *Unpacker {
 	return &Unpacker{staging: st.Path("tmp"), ids: ids}
 }
 
+// Start starts the process beside the caller, who knows that layers will come:
+// it takes some ten milliseconds, as a manifest does. What fails is met again by Unpack.
+func (u *Unpacker) Start() { go u.start() }
+
 func (u *Unpacker) start() (*layers.Worker, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	var err error
+	if u.closed {
+		return nil, fs.ErrClosed
+	}
 	if u.worker == nil {
 		if u.worker, err = layers.StartWorker(u.staging, u.ids, nil); err == nil {
 			u.done = make(chan struct{})
@@ -140,6 +148,7 @@ func (u *Unpacker) Unpack(ctx context.Context, dir string, c pull.Compression, r
 func (u *Unpacker) Close() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.closed = true
 	if u.worker == nil {
 		return nil
 	}

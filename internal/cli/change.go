@@ -148,35 +148,11 @@ func setEnv(env []string, k, v string) []string {
 	return append(env, k+"="+v)
 }
 
-// exposed gives a port its protocol. Source: image-spec config.md, "ExposedPorts".
+// exposed gives a port its protocol.
 func exposed(s string) (string, error) {
-	port, proto, _ := strings.Cut(s, "/")
-	if proto == "" {
-		proto = "tcp"
-	}
-	from, to, ranged := strings.Cut(port, "-")
-	if !ranged {
-		to = from
-	}
-	a, b := portNumber(from), portNumber(to)
-	proto = strings.ToLower(proto)
-	if a == 0 || b < a || proto != "tcp" && proto != "udp" && proto != "sctp" {
-		return "", fmt.Errorf("%q is no port, as 80, 53/udp or 8000-8010", s)
-	}
-	return port + "/" + proto, nil
-}
-
-func portNumber(s string) (n int) {
-	for _, c := range s {
-		if c < '0' || c > '9' || n > 65535 {
-			return 0
-		}
-		n = n*10 + int(c-'0')
-	}
-	if n > 65535 {
-		return 0
-	}
-	return n
+	_, _, proto, err := run.ParseExposed(s)
+	port, _, _ := strings.Cut(s, "/")
+	return port + "/" + string(proto), err
 }
 
 // splitWords splits at blanks, with a shell's quotes and backslashes.

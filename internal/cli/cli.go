@@ -30,7 +30,7 @@ var verbs = []struct {
 	{"pull", pullCommand}, {"push", pushCommand}, {"login", loginCommand}, {"logout", logoutCommand}, {"search", searchCommand},
 	{"images", imagesCommand}, {"image", imageCommand}, {"rmi", rmiCommand}, {"tag", tagCommand}, {"untag", untagCommand},
 	{"history", historyCommand}, {"inspect", inspectCommand}, {"manifest", manifestCommand}, {"save", saveCommand}, {"load", loadCommand}, {"export", exportCommand}, {"import", importCommand}, {"lock", lockCommand},
-	{"ps", psCommand}, {"rm", rmCommand},
+	{"ps", psCommand}, {"port", portCommand}, {"rm", rmCommand},
 	{"system", systemCommand}, {"gc", gcCommand}, {"fsck", fsckCommand}, {"info", infoCommand},
 	{"version", versionCommand}, {run.SweepVerb, sweepCommand}, {run.WithinVerb, withinCommand},
 }

@@ -33,6 +33,7 @@ type containerRow struct {
 	Image      string
 	Labels     string
 	Names      string
+	Ports      string
 	RunningFor string `title:"CREATED"`
 	State      string
 	Status     string
@@ -87,7 +88,7 @@ func ps(c *cli.Context) error {
 		}
 		return nil
 	}
-	return printRows(c, `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}`, rows)
+	return printRows(c, `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}`, rows)
 }
 
 func containerRowOf(l state.Listed, whole bool) containerRow {
@@ -105,7 +106,7 @@ func containerRowOf(l state.Listed, whole bool) containerRow {
 	slices.Sort(pairs)
 	return containerRow{
 		Command: printable(fmt.Sprintf("%q", command)), CreatedAt: at(l.Created), ID: id, Image: l.Image,
-		Labels: printable(strings.Join(pairs, ",")), Names: l.Name, RunningFor: ago(l.Created), State: dockerState(l), Status: statusText(l), listed: l,
+		Labels: printable(strings.Join(pairs, ",")), Names: l.Name, Ports: portsColumn(portsOf(l)), RunningFor: ago(l.Created), State: dockerState(l), Status: statusText(l), listed: l,
 	}
 }
 

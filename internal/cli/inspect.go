@@ -247,7 +247,8 @@ type inspectedContainer struct {
 		Cmd    []string
 		Labels map[string]string
 	}
-	HostConfig struct{ AutoRemove bool }
+	HostConfig      struct{ AutoRemove bool }
+	NetworkSettings struct{ Ports map[string][]portBinding }
 }
 
 func containerOf(l state.Listed) *inspectedContainer {
@@ -266,5 +267,6 @@ func containerOf(l state.Listed) *inspectedContainer {
 		c.Config.Labels = map[string]string{}
 	}
 	c.HostConfig.AutoRemove = l.Remove
+	c.NetworkSettings.Ports = portMap(portsOf(l))
 	return c
 }

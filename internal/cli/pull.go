@@ -174,10 +174,11 @@ func pullReference(ctx context.Context, c *cli.Context, r *run.Runner, ref pull.
 	if err != nil {
 		return nil, err
 	}
-	// What is here needs nothing of the rest.
-	if policy == pull.Missing && ref.Transport == "" {
-		if img, err := p.Ensure(ctx, ref, pull.Never); err == nil {
-			img.Settle = nil
+	absent := true
+	if ref.Transport == "" {
+		img, err := p.Ensure(ctx, ref, pull.Never)
+		if absent = err != nil; !absent && policy == pull.Missing {
+			img.Settle = nil // what is here needs nothing of the rest
 			return img, nil
 		}
 	}
@@ -191,7 +192,18 @@ func pullReference(ctx context.Context, c *cli.Context, r *run.Runner, ref pull.
 		return nil, err
 	}
 	unpacker := run.NewUnpacker(r.Store, r.IDs)
-	defer unpacker.Close()
+	defer func() {
+		if err != nil || img.Settle == nil {
+			unpacker.Close()
+			return
+		}
+		// Its process takes milliseconds to end, for which no container need wait.
+		settle := img.Settle
+		img.Settle = func(ctx context.Context) error { return errors.Join(unpacker.Close(), settle(ctx)) }
+	}()
+	if absent && policy != pull.Never {
+		unpacker.Start()
+	}
 	p.Unpacker = unpacker
 	p.Account = func(img *store.Image) *store.Account { return run.AccountOf(r.Store, img) }
 	p.Open = tools.Open

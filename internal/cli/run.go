@@ -72,7 +72,7 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Name: "stop-signal", Usage: "the `SIGNAL` that asks the program to end"},
 		&cli.StringSliceFlag{Name: "ulimit", Usage: "set a limit `NAME=SOFT[:HARD]`"},
 		&cli.StringFlag{Name: "cidfile", Usage: "write the container's id to `FILE`"},
-	}, pullFlags()...)
+	}, append(publishFlags(), pullFlags()...)...)
 }
 
 func runAction(c *cli.Context) error {
@@ -142,7 +142,7 @@ func runOptions(c *cli.Context) (*run.Options, error) {
 	}
 	for _, parse := range []func(*cli.Context, *run.Options) error{
 		parseNames, parseEntrypoint, parseEnv, parseLabels, parseMounts, parseNetwork,
-		parseHosts, parseSecurity, parseSizes, parseUlimits,
+		parsePublish, parseHosts, parseSecurity, parseSizes, parseUlimits,
 	} {
 		if err := parse(c, o); err != nil {
 			return nil, err

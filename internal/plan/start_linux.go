@@ -248,3 +248,13 @@ func (t *Task) Wait() (syscall.WaitStatus, error) {
 		return ws, t.Failure()
 	}
 }
+
+// Free gives back the memory of a plan whose task Wait has reaped. Neither
+// registers nor data can be read any more.
+func (t *Task) Free() {
+	if t.before != nil {
+		t.before.Free()
+	}
+	unix.Munmap(t.arena)
+	t.arena, t.regs, t.header, t.ops = nil, nil, nil, nil
+}

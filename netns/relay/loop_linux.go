@@ -41,6 +41,8 @@ type loop struct {
 	muted      []*listener // not watched until the next sweep, for want of descriptors
 	fragmented uint32      // packets of IPv6 that were sent in fragments
 	inbox      inbox       // of the second loop
+
+	entrance *entrance // of the first, where ports are published
 }
 
 // bufferSize is how much is read at once. Much more than this would fall out
@@ -136,10 +138,11 @@ func (l *loop) run() {
 func (l *loop) end() {
 	for fd, s := range l.table {
 		switch s.handler.(type) {
-		case *end, *held, *flow, *ping, *inbox:
+		case *end, *held, *flow, *ping, *visit, *inbox:
 			closeFD(fd)
 		}
 	}
+	l.entrance.end()
 	if l.batch != nil {
 		unix.Munmap(l.batch.memory)
 	}
@@ -215,6 +218,7 @@ func (l *loop) lively() bool { return l.score >= scoreLively && l.bulky == 0 }
 // sweep forgets, once a second, what has waited too long, and says whether
 // there is anything left to watch the clock for.
 func (l *loop) sweep() bool {
+	inward := l.entrance.sweep(l, l.swept != l.now)
 	if l.swept != l.now {
 		l.swept = l.now
 		l.sweepHeld()
@@ -222,7 +226,7 @@ func (l *loop) sweep() bool {
 		l.sweepPings()
 		l.unmute()
 	}
-	return len(l.held) > 0 || len(l.flows) > 0 || len(l.pings) > 0 || len(l.muted) > 0
+	return len(l.held) > 0 || len(l.flows) > 0 || len(l.pings) > 0 || len(l.muted) > 0 || inward
 }
 
 // goOn gives those that used up their share another one.

@@ -43,6 +43,12 @@ func init() {
 		"relay":  relayHere,
 		"ping":   pingOnce,
 		"sysctl": sysctl,
+		"inside": serveInside,
+		"ended":  ended,
+		"whoami": whoami,
+		"twice":  twice,
+		"crowd":  crowd,
+		"udp6":   udp6,
 	}
 }
 

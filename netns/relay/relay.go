@@ -38,6 +38,8 @@ package relay
 import (
 	"fmt"
 	"net/netip"
+
+	"skiff/netns/ports"
 )
 
 // The default addresses. RFC 1918, a little used corner, and four addresses
@@ -117,6 +119,10 @@ type Options struct {
 	// Hold is the rung to begin with. Asking for one that an earlier run found
 	// spares the kernel a search for a module.
 	Hold Hold
+
+	// Ports are sockets of the host that lead to the container. They stay the
+	// caller's, open until the relay is closed or the process ends.
+	Ports []ports.Socket
 
 	// Log gets one line about what is wrong with a running relay, or is nil.
 	Log func(string)

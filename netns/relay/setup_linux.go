@@ -115,7 +115,11 @@ func (r *Relay) setUp(o *Options) (err error) {
 		if userns, err = openNS(o.PID, "user"); err != nil {
 			return err
 		}
-		defer unix.Close(userns)
+		defer func() {
+			if userns >= 0 {
+				unix.Close(userns)
+			}
+		}()
 	}
 	self, err := unix.PidfdOpen(os.Getpid(), 0)
 	if err != nil {
@@ -188,6 +192,12 @@ func (r *Relay) setUp(o *Options) (err error) {
 	}
 	unix.Close(in.router)
 	unix.Close(in.container)
+	if len(o.Ports) > 0 {
+		if r.stock, err = newStock(userns, in.netfilter); err != nil {
+			return err
+		}
+		userns = -1 // the stock's now
+	}
 	return nil
 }
 

@@ -28,6 +28,8 @@ type Relay struct {
 	open          atomic.Int64 // TCP sockets
 	most          int64
 	mostFlows     int
+	stock         *stock // where ports are published
+	wake          int    // eventfd(2) of Forward
 	closed        atomic.Bool
 	done          sync.WaitGroup // both loops
 }
@@ -66,6 +68,9 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 		if err == nil {
 			err = r.serve()
 		}
+		if err == nil && len(o.Ports) > 0 {
+			err = r.first.enter(r.address, r.stock, o.Ports)
+		}
 		started <- err
 		if err == nil {
 			r.first.run()
@@ -96,7 +101,12 @@ func (r *Relay) Close() error {
 	if r.closed.Swap(true) {
 		return nil
 	}
-	unix.Shutdown(r.in.four.tcp, unix.SHUT_RDWR) // wakes the first loop
+	if r.wake > 0 {
+		one := [8]byte{0: 1}
+		unix.Write(r.wake, one[:])
+	} else {
+		unix.Shutdown(r.in.four.tcp, unix.SHUT_RDWR) // wakes the first loop
+	}
 	r.done.Wait()
 	r.closeInside()
 	return nil
@@ -156,7 +166,7 @@ func (r *Relay) say(line string) {
 // closeInside closes the sockets of R, and with them R.
 func (r *Relay) closeInside() {
 	four, six := &r.in.four, &r.in.six
-	for _, fd := range []int{four.tcp, four.udp, four.raw, four.echo, six.tcp, six.udp, six.raw, six.echo, r.in.netfilter} {
+	for _, fd := range []int{four.tcp, four.udp, four.raw, four.echo, six.tcp, six.udp, six.raw, six.echo, r.in.netfilter, r.wake} {
 		if fd > 0 {
 			unix.Close(fd)
 		}

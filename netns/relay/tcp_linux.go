@@ -63,8 +63,8 @@ func (e *end) event(l *loop, events uint32) {
 	if events&unix.EPOLLIN != 0 || e.hung {
 		l.pump(e)
 	}
-	// Once everything is read, no read tells of a reset.
-	if events&unix.EPOLLERR != 0 && e.eof {
+	// Once everything is read, no read tells of a reset, nor while the peer connects.
+	if events&unix.EPOLLERR != 0 && (e.eof || e.peer.connecting) {
 		l.reset(e)
 	}
 }

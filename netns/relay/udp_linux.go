@@ -386,7 +386,7 @@ func (l *loop) sweepFlows() {
 			l.forget(f)
 		}
 	}
-	if l.batch != nil && len(l.flows) == 0 {
+	if l.batch != nil && len(l.flows) == 0 && !l.entrance.visited() {
 		unix.Munmap(l.batch.memory)
 		l.batch = nil
 	}

@@ -16,6 +16,10 @@ const (
 
 	maxAhead = 4 // segments of one body
 
+	// lastSegment is the size of the last ones. They come at the same time, and then
+	// all wait to be unpacked: the less, the sooner is the end.
+	lastSegment = 256 << 10
+
 	// A body is split if for splitAfter most of the time went by waiting for its one connection.
 	splitAfter = 200 * time.Millisecond
 )
@@ -177,7 +181,8 @@ func (s *Split) fetch() {
 		if buf == nil {
 			return
 		}
-		from, to := s.next, min(s.next+SegmentSize, s.size)
+		size := min(max((s.size-s.next)/(2*maxAhead), lastSegment), SegmentSize)
+		from, to := s.next, min(s.next+size, s.size)
 		s.next = to
 		s.ahead = append(s.ahead, s.begin(from, to, buf))
 	}

@@ -49,6 +49,23 @@ func (c *Container) appendJSON(b []byte) []byte {
 	b = append(b, `,"remove":`...)
 	b = strconv.AppendBool(b, c.Remove)
 	text(`,"created":`, c.Created.Format(time.RFC3339Nano))
+	for i, p := range c.Ports {
+		separator := `,`
+		if i == 0 {
+			separator = `,"ports":[`
+		}
+		text(separator+`{"hostIP":`, p.HostIP)
+		b = strconv.AppendUint(append(b, `,"hostPort":`...), uint64(p.HostPort), 10)
+		b = strconv.AppendUint(append(b, `,"containerPort":`...), uint64(p.ContainerPort), 10)
+		text(`,"protocol":`, p.Protocol)
+		b = append(b, '}')
+	}
+	if len(c.Ports) > 0 {
+		b = append(b, ']')
+	}
+	if len(c.Exposed) > 0 {
+		list(`,"exposed":`, c.Exposed)
+	}
 	if c.Cgroup != "" {
 		text(`,"cgroup":`, c.Cgroup)
 	}

@@ -45,10 +45,20 @@ type Container struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	Remove   bool              `json:"remove"` // --rm: gone as soon as it ends
 	Created  time.Time         `json:"created"`
-	PID      int               `json:"-"`                // of init, on the host; 0 if it has none
-	Cgroup   string            `json:"cgroup,omitempty"` // its own, from before that is made until it is removed
+	PID      int               `json:"-"` // of init, on the host; 0 if it has none
+	Ports    []Port            `json:"ports,omitempty"`
+	Exposed  []string          `json:"exposed,omitempty"` // as in the image's config: 80/tcp, 8000-8010/udp
+	Cgroup   string            `json:"cgroup,omitempty"`  // its own, from before that is made until it is removed
 	Finished time.Time         `json:"finished,omitzero"`
 	ExitCode int               `json:"exitCode"`
+}
+
+// A Port is a port of the host that leads to one of the container while it runs.
+type Port struct {
+	HostIP        string `json:"hostIP"`
+	HostPort      uint16 `json:"hostPort"`
+	ContainerPort uint16 `json:"containerPort"`
+	Protocol      string `json:"protocol"` // tcp or udp
 }
 
 // Status words are runtime-spec's.
