@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,7 +57,7 @@ type message struct {
 func receiveICMP(fd int, buf []byte) (m message, errno syscall.Errno) {
 	var from unix.RawSockaddrInet6
 	var oob [128]byte
-	n, control, _, errno := recvmsg(fd, buf, &from, oob[:], 0)
+	n, control, errno := recvmsg(fd, buf, &from, oob[:], 0)
 	if errno != 0 {
 		return m, errno
 	}
@@ -308,40 +307,13 @@ func (p *ping) event(l *loop, events uint32) {
 	}
 }
 
-// errors passes on what routers and the destination said of requests. It comes
-// with the request's header (ip(7), IP_RECVERR).
+// errors passes on what routers and the destination said of requests.
 func (p *ping) errors(l *loop) {
-	for range 64 {
-		var from unix.RawSockaddrInet6
-		var oob [256]byte
-		var quote [64]byte
-		n, control, _, errno := recvmsg(p.fd, quote[:], &from, oob[:], unix.MSG_ERRQUEUE)
-		if errno != 0 {
-			return
+	eachError(p.fd, func(e icmpError, request []byte) {
+		if len(request) >= icmpLen && (!p.raw || binary.BigEndian.Uint16(request[4:]) == p.id) {
+			l.pingFailed(p.tuple, binary.BigEndian.Uint16(request[6:]), e)
 		}
-		if n < icmpLen || p.raw && binary.BigEndian.Uint16(quote[4:]) != p.id {
-			continue
-		}
-		eachControl(control, func(level, typ int32, data []byte) {
-			if e, ok := icmpErrorOf(level, typ, data); ok {
-				l.pingFailed(p.tuple, binary.BigEndian.Uint16(quote[6:]), e)
-			}
-		})
-	}
-}
-
-// icmpErrorOf reads a struct sock_extended_err with the address of who sent it
-// (linux/errqueue.h). Errors of this host's own are passed over.
-func icmpErrorOf(level, typ int32, data []byte) (e icmpError, ok bool) {
-	const size = 16
-	v4 := level == unix.SOL_IP && typ == unix.IP_RECVERR && len(data) >= size+unix.SizeofSockaddrInet4
-	v6 := level == unix.SOL_IPV6 && typ == unix.IPV6_RECVERR && len(data) >= size+unix.SizeofSockaddrInet6
-	if !v4 && !v6 || data[4] != unix.SO_EE_ORIGIN_ICMP && data[4] != unix.SO_EE_ORIGIN_ICMP6 {
-		return e, false
-	}
-	e.kind, e.code, e.parameter = data[5], data[6], binary.NativeEndian.Uint32(data[8:])
-	e.from, _ = fromSockaddr((*unix.RawSockaddrInet6)(unsafe.Pointer(&data[size])))
-	return e, true
+	})
 }
 
 func (l *loop) forgetPing(p *ping) {

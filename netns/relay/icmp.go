@@ -49,6 +49,14 @@ type icmpError struct {
 	parameter uint32 // of ICMPv6's "packet too big": the MTU
 }
 
+// tooBig says whether it is about the size of a packet (RFC 1191, RFC 8201).
+func (e icmpError) tooBig() bool {
+	if e.from.is4() {
+		return e.kind == icmp4Unreachable && e.code == 4
+	}
+	return e.kind == icmp6TooBig
+}
+
 // unreachableFrom is such an error about a packet to dst.
 func unreachableFrom(from address, why reason, dst address) icmpError {
 	if dst.is4() {

@@ -37,6 +37,11 @@ func init() {
 		"many":   many,
 		"udp":    udp,
 		"burst":  burst,
+		"slow":   slow,
+		"abort":  abortHere,
+		"end":    lastEnd,
+		"tell":   tell,
+		"urgent": urgent,
 		"flood":  flood,
 		"lookup": lookup,
 		"links":  links,
@@ -72,6 +77,8 @@ func word(err error) string {
 //	7 tcp and udp: echo          9: discards, answers the digest at the end
 //	19: reads a number n, sends n bytes, closes
 //	21: resets after the first byte      22: closes its side at once, then echoes what it got
+//	23: as 9, but waits for 0.4 s        24: notes how the connection ends
+//	25: echoes when it has everything    53 tcp and udp: all names are 192.0.2.53
 func serveOutside([]string) string {
 	c, err := netlink.Open(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -92,8 +99,11 @@ func serveOutside([]string) string {
 	if err := c.Do(&b); err != nil {
 		return word(err)
 	}
-	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
-		if answer := sysctl([]string{name, "1"}); answer != "ok" {
+	for name, value := range map[string]string{
+		"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1",
+		"net/ipv4/icmp_ratelimit": "0", "net/ipv6/icmp/ratelimit": "0", // errors are counted on
+	} {
+		if answer := sysctl([]string{name, value}); answer != "ok" {
 			return answer
 		}
 	}
@@ -119,12 +129,34 @@ func serveOutside([]string) string {
 			fmt.Fprintln(os.Stderr, "outside: after half-close got", n)
 		},
 	}
+	serve[23] = func(c *net.TCPConn) {
+		time.Sleep(400 * time.Millisecond)
+		serve[9](c)
+	}
+	serve[24] = func(c *net.TCPConn) {
+		_, err := io.Copy(io.Discard, c)
+		lastEnds <- word(err)
+	}
+	serve[25] = func(c *net.TCPConn) {
+		b, _ := io.ReadAll(c)
+		c.Write(b)
+	}
+	serve[53] = func(c *net.TCPConn) {
+		b := make([]byte, 514)
+		if n, _ := c.Read(b); n > 2 {
+			a := answerName(b[2:n])
+			c.Write(append([]byte{byte(len(a) >> 8), byte(len(a))}, a...))
+		}
+	}
+	if err := serveUDP(":53", answerName); err != nil {
+		return word(err)
+	}
 	for port, f := range serve {
 		if err := serveTCP(fmt.Sprint(":", port), f); err != nil {
 			return word(err)
 		}
 	}
-	return word(serveUDP(":7"))
+	return word(serveUDP(":7", nil))
 }
 
 func serveTCP(address string, f func(*net.TCPConn)) error {
@@ -147,7 +179,8 @@ func serveTCP(address string, f func(*net.TCPConn)) error {
 	return nil
 }
 
-func serveUDP(address string) error {
+// serveUDP answers each datagram with f of it; nil is an echo.
+func serveUDP(address string, f func([]byte) []byte) error {
 	u, err := net.ListenPacket("udp", address)
 	if err != nil {
 		return err
@@ -159,7 +192,11 @@ func serveUDP(address string) error {
 			if err != nil {
 				return
 			}
-			u.WriteTo(b[:n], from)
+			answer := b[:n]
+			if f != nil {
+				answer = f(answer)
+			}
+			u.WriteTo(answer, from)
 		}
 	}()
 	return nil
@@ -168,7 +205,7 @@ func serveUDP(address string) error {
 // listenHere [tcp|udp] ADDRESS answers echoes on an address of this namespace.
 func listenHere(a []string) string {
 	if a[0] == "udp" {
-		return word(serveUDP(a[1]))
+		return word(serveUDP(a[1], nil))
 	}
 	return word(serveTCP(a[1], func(c *net.TCPConn) { io.Copy(c, struct{ io.Reader }{c}) }))
 }
@@ -345,6 +382,134 @@ func burst(a []string) string {
 		delete(want, string(got[:n]))
 	}
 	return "ok"
+}
+
+// slow ADDRESS BYTES sends to a server that reads late. It says whether the way there
+// was full before, and whether all of it arrived then.
+func slow(a []string) string {
+	n, _ := strconv.ParseInt(a[1], 10, 64)
+	c, err := net.Dial("tcp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	h := sha256.New()
+	w := io.MultiWriter(c, h)
+	full := false
+	for sent := int64(0); sent < n; {
+		// Whoever takes all of it before the server reads, keeps it in memory.
+		c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		b := make([]byte, 64<<10)
+		m, err := c.Write(b)
+		h.Write(b[:m])
+		sent += int64(m)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			full = true
+			c.SetWriteDeadline(time.Time{})
+			m, err := io.CopyN(w, noise(), n-sent)
+			sent += m
+			if err != nil {
+				return word(err)
+			}
+		} else if err != nil {
+			return word(err)
+		}
+	}
+	c.(*net.TCPConn).CloseWrite()
+	digest, err := io.ReadAll(c)
+	if err != nil || string(digest) != hex.EncodeToString(h.Sum(nil)) {
+		return "digest differs, " + word(err)
+	}
+	return fmt.Sprint("ok, full ", full)
+}
+
+// abortHere ADDRESS connects, says a word, and ends with a reset.
+func abortHere(a []string) string {
+	c, err := net.Dial("tcp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	c.Write([]byte{1})
+	time.Sleep(20 * time.Millisecond)
+	c.(*net.TCPConn).SetLinger(0)
+	return word(c.Close())
+}
+
+// lastEnds are how connections to 24 ended.
+var lastEnds = make(chan string, 100)
+
+// lastEnd waits for one of them.
+func lastEnd([]string) string {
+	select {
+	case s := <-lastEnds:
+		return s
+	case <-time.After(3 * time.Second):
+		return "does not end"
+	}
+}
+
+// tell ADDRESS sends a datagram, waits a moment, and says whether the socket was told of
+// an ICMP error: which and whose, as with IP_RECVERR.
+func tell(a []string) string {
+	to := netip.MustParseAddrPort(a[0])
+	family, level, recverr := unix.AF_INET, unix.SOL_IP, unix.IP_RECVERR
+	var sa unix.Sockaddr
+	if to.Addr().Is4() {
+		sa = &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
+	} else {
+		family, level, recverr = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_RECVERR
+		sa = &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return word(err)
+	}
+	defer unix.Close(fd)
+	unix.SetsockoptInt(fd, level, recverr, 1)
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
+	if err := unix.Sendto(fd, []byte("word"), 0, sa); err != nil {
+		return word(err)
+	}
+	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 300)
+	answer := "nothing"
+	eachError(fd, func(e icmpError, _ []byte) { answer = fmt.Sprintf("%d/%d from %v", e.kind, e.code, e.from.addr()) })
+	return answer
+}
+
+// urgent ADDRESS sends three bytes, the second of them urgent, and says what comes back.
+func urgent(a []string) string {
+	c, err := net.Dial("tcp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	raw, _ := c.(*net.TCPConn).SyscallConn()
+	for i, b := range "abc" {
+		raw.Write(func(fd uintptr) bool {
+			unix.Sendto(int(fd), []byte{byte(b)}, i%2*unix.MSG_OOB, nil)
+			return true
+		})
+		time.Sleep(5 * time.Millisecond)
+	}
+	c.(*net.TCPConn).CloseWrite()
+	got, err := io.ReadAll(c)
+	return fmt.Sprintf("%s %s", got, word(err))
+}
+
+// answerName answers a query for an address.
+func answerName(query []byte) []byte {
+	a := append([]byte(nil), query...)
+	if len(a) < 12 {
+		return nil
+	}
+	end := 12
+	for end < len(a) && a[end] != 0 {
+		end += int(a[end]) + 1
+	}
+	a = append(a[:min(end+5, len(a))], 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 53)
+	a[2], a[3] = 0x81, 0x80                                 // an answer
+	a[6], a[7], a[8], a[9], a[10], a[11] = 0, 1, 0, 0, 0, 0 // one record
+	return a
 }
 
 // flood ADDRESS SIZE COUNT sends datagrams for whoever counts them.

@@ -258,10 +258,13 @@ func (in *sockets) settle() error {
 			return &Error{Step: "mark socket", Err: err}
 		}
 	}
-	// Accepted sockets inherit this: no Nagle, data has waited long enough.
+	// Accepted sockets inherit all of this. A byte that is marked as urgent comes
+	// in line, or it would be lost (RFC 6093).
+	unix.SetsockoptInt(in.tcp, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+	// No Nagle, data has waited long enough.
 	unix.SetsockoptInt(in.tcp, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	// The veth loses nothing, so the simplest control fits, whatever the host's
-	// default does for real networks. Accepted sockets inherit it.
+	// default does for real networks.
 	unix.SetsockoptString(in.tcp, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
 	// Cut to net.core.rmem_max; one socket takes the datagrams of all flows.
 	unix.SetsockoptInt(in.udp, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)

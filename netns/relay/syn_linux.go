@@ -113,6 +113,7 @@ func (l *loop) outer(to netip.AddrPort, zone uint32) (*end, syscall.Errno) {
 		return nil, errno
 	}
 	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	setInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // see settle
 	if errno = connect(fd, to, zone); errno != 0 {
 		closeFD(fd)
 		l.relay.open.Add(-2)

@@ -109,7 +109,7 @@ func setBytes(fd, level, name int, v []byte) syscall.Errno {
 }
 
 // recvmsg reads one message with its sender and its control messages.
-func recvmsg(fd int, p []byte, from *unix.RawSockaddrInet6, oob []byte, flags int) (n int, control []byte, truncated bool, e syscall.Errno) {
+func recvmsg(fd int, p []byte, from *unix.RawSockaddrInet6, oob []byte, flags int) (n int, control []byte, e syscall.Errno) {
 	iov := unix.Iovec{Base: unsafe.SliceData(p)}
 	iov.SetLen(len(p))
 	h := unix.Msghdr{Name: (*byte)(unsafe.Pointer(from)), Namelen: unix.SizeofSockaddrInet6, Iov: &iov, Control: unsafe.SliceData(oob)}
@@ -117,9 +117,9 @@ func recvmsg(fd int, p []byte, from *unix.RawSockaddrInet6, oob []byte, flags in
 	h.SetControllen(len(oob))
 	r, _, e := syscall.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), uintptr(flags|unix.MSG_DONTWAIT))
 	if e != 0 {
-		return 0, nil, false, e
+		return 0, nil, e
 	}
-	return int(r), oob[:min(int(h.Controllen), len(oob))], h.Flags&unix.MSG_TRUNC != 0, 0
+	return int(r), oob[:min(int(h.Controllen), len(oob))], 0
 }
 
 // eachControl calls fn for each control message (cmsg(3)).

@@ -230,6 +230,11 @@ func (l *loop) open(f *flow) syscall.Errno {
 	if errno != 0 {
 		return errno
 	}
+	if to.Addr().Is4() {
+		setInt(fd, unix.SOL_IP, unix.IP_RECVERR, 1)
+	} else {
+		setInt(fd, unix.SOL_IPV6, unix.IPV6_RECVERR, 1)
+	}
 	if errno = connect(fd, to, zone); errno == 0 {
 		errno = l.watch(fd, f, unix.EPOLLIN)
 	}
@@ -269,10 +274,13 @@ func (l *loop) nextServer(f *flow) bool {
 }
 
 // event carries answers to the container.
-func (f *flow) event(l *loop, _ uint32) {
+func (f *flow) event(l *loop, events uint32) {
 	b := l.datagramBatch()
 	if b == nil {
 		return
+	}
+	if events&unix.EPOLLERR != 0 {
+		l.broken(f, socketError(f.fd))
 	}
 	for range 4 {
 		n, errno := b.receive(f.fd, false)
@@ -318,35 +326,6 @@ func (l *loop) writeMany(to address, b *batch, i, j, header int) {
 		}
 		m = m[max(sent, 1):]
 	}
-}
-
-// broken passes on an ICMP error that came for the flow, and says whether it
-// was one. A nameserver that is not there gives way to the next.
-func (l *loop) broken(f *flow, errno syscall.Errno) bool {
-	why := icmpPort
-	if errno != unix.ECONNREFUSED {
-		w, kind := answerTo(errno)
-		if kind != answerUnreachable {
-			return false
-		}
-		why = w
-	}
-	if f.verdict == resolve && f.query != nil && f.server+1 < len(l.relay.resolver.at(l.now)) && l.nextServer(f) {
-		send(f.fd, f.query)
-		return true
-	}
-	l.unreachable(f.tuple, why)
-	return true
-}
-
-// unreachable answers a datagram as the network or machine outside did.
-func (l *loop) unreachable(t tuple, why reason) {
-	var quote, b [128]byte
-	q := appendUDP(quote[:0], t.src, t.dst, t.srcPort, t.dstPort, nil)
-	if t.src.is4() {
-		q[3] = ip4Len + udpLen // the total length, which the kernel fills in only outside
-	}
-	l.write(t.src, appendError(b[:0], l.unreachableFor(t.dst, why), q))
 }
 
 func (l *loop) forget(f *flow) {
