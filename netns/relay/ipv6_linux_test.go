@@ -12,7 +12,7 @@ func TestIPv6(t *testing.T) {
 	for _, at := range []struct{ do, want string }{
 		{"dial [2001:db8:1::2]:7", "ok"},
 		{"dial [2001:db8:1::2]:4", "ECONNREFUSED"},
-		{"dial [2001:db8:3::2]:7", "ENETUNREACH"},
+		{"dial [2001:db8:9::2]:7", "ENETUNREACH"},
 		{"dial 192.0.2.2:7", "ok"},
 		{"echo [2001:db8:1::2]:7 67108864", "ok"},
 		{"half in [2001:db8:1::2]:9 67108864", "ok"},
@@ -29,7 +29,7 @@ func TestIPv6(t *testing.T) {
 		{"ping raw 2001:db8:1::2 4000 64", "ok"},
 		{"ping dgram fd73:6b69:6666::1 56 64", "ok"},
 		{"ping dgram 2001:db8:2::9 56 2", "3/0 from 2001:db8:1::2"},
-		{"ping dgram 2001:db8:3::9 56 64", "1/0 from fd73:6b69:6666::1"},
+		{"ping dgram 2001:db8:9::9 56 64", "1/0 from fd73:6b69:6666::1"},
 	} {
 		if got := c.do(t, "%s", at.do); got != at.want {
 			t.Errorf("%s: %s, want %s", at.do, got, at.want)

@@ -51,7 +51,7 @@ func TestMatrix(t *testing.T) {
 				}
 			}
 			for _, what := range []string{
-				"tell 198.18.0.9:7",      // a router has no route
+				"tell [2001:db8:3::9]:7", // a router has no route
 				"tell 203.0.113.9:7",     // nobody has
 				"tell [2001:db8:9::9]:7", // nobody has
 			} {
@@ -68,7 +68,7 @@ func TestMatrix(t *testing.T) {
 			for _, what := range []string{
 				"dial " + outsideIP + ":4",
 				"dial [2001:db8:1::2]:4",
-				"dial 198.18.0.9:7",
+				"dial [2001:db8:3::9]:7",
 				"dial 203.0.113.9:7",
 				"dial [2001:db8:9::9]:7",
 			} {

@@ -101,7 +101,7 @@ func serveOutside([]string) string {
 	}
 	for name, value := range map[string]string{
 		"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1",
-		"net/ipv4/icmp_ratelimit": "0", "net/ipv6/icmp/ratelimit": "0", // errors are counted on
+		"net/ipv4/icmp_ratemask": "0", "net/ipv6/icmp/ratelimit": "0", // errors are counted on
 	} {
 		if answer := sysctl([]string{name, value}); answer != "ok" {
 			return answer

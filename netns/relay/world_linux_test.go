@@ -37,7 +37,8 @@ var (
 	through6Net    = netip.MustParsePrefix("2001:db8:2::/64") // as throughNet
 	outsideAddress = netip.MustParsePrefix("192.0.2.2/24")
 	throughNet     = netip.MustParsePrefix("198.51.100.0/24") // outside routes it back
-	nowhereNet     = netip.MustParsePrefix("198.18.0.0/24")   // outside has no route to it
+	nowhereNet     = netip.MustParsePrefix("198.18.0.0/24")   // outside has no route to it, and says so five times and then once a second
+	nowhere6Net    = netip.MustParsePrefix("2001:db8:3::/64") // says so always
 	worldErr       error                                      // why there is no world
 	outside        *child                                     // the server; ends when its input is closed
 )
@@ -129,7 +130,9 @@ func makeWorld() error {
 	for _, n := range []netip.Prefix{throughNet, nowhereNet} {
 		b.RouteAdd(netlink.Route{Dst: n, Gateway: outsideAddress.Addr(), Index: index})
 	}
-	b.RouteAdd(netlink.Route{Dst: through6Net, Gateway: outside6.Addr(), Index: index})
+	for _, n := range []netip.Prefix{through6Net, nowhere6Net} {
+		b.RouteAdd(netlink.Route{Dst: n, Gateway: outside6.Addr(), Index: index})
+	}
 	return c.Do(&b)
 }
 
