@@ -58,7 +58,7 @@ func (r *Runner) network(o *Options, id string, published []ports.Socket) (*netw
 	if o.Network != NetworkDefault {
 		return &network{}, nil
 	}
-	if os.Geteuid() == 0 {
+	if os.Geteuid() == 0 && o.Relay == nil {
 		n, err := r.bridge(o, id, published)
 		var missing *bridge.MissingError
 		if err == nil || !errors.As(err, &missing) && !errors.Is(err, bridge.ErrForwardBlocked) && !errors.Is(err, bridge.ErrNoSubnet) {
@@ -67,7 +67,7 @@ func (r *Runner) network(o *Options, id string, published []ports.Socket) (*netw
 	}
 	return &network{
 		link: Link{Address: relay.DefaultAddress.Addr(), Gateway: relay.DefaultGateway, DNS: []string{relay.DefaultGateway.String()}},
-		to:   &relayed{say: r.Say, store: r.Store, ports: published},
+		to:   &relayed{say: r.Say, store: r.Store, options: o.Relay, ports: published},
 	}, nil
 }
 
@@ -167,6 +167,7 @@ func (b *bridged) close() {
 type relayed struct {
 	say     func(format string, args ...any)
 	store   *store.Store
+	options *RelayOptions
 	ports   []ports.Socket
 	started chan started // of the last begin
 }
@@ -195,6 +196,7 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 		Hold: relay.ParseHold(n.store.Fact(holdFact)), Ports: n.ports,
 		Log: func(line string) { n.say("%s", line) },
 	}
+	n.options.to(&o)
 	go func() {
 		r, err := relay.Start(context.Background(), o)
 		// Not that there is none: a module may come.

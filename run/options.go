@@ -32,8 +32,9 @@ type Options struct {
 	Umask       uint32
 
 	Network    Network
-	Networks   []NetworkUse // named ones, with NetworkDefault
-	Join       string       // with NetworkJoined: container:NAME or ns:PATH
+	Networks   []NetworkUse  // named ones, with NetworkDefault
+	Join       string        // with NetworkJoined: container:NAME or ns:PATH
+	Relay      *RelayOptions // not nil: root's default network is the relay, too
 	AddHosts   []Host
 	DNS        []string
 	DNSSearch  []string

@@ -57,7 +57,7 @@ func runFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "tmpfs", Usage: "mount a file system in memory at `DIR[:OPTIONS]`"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root file system read-only"},
 		&cli.BoolFlag{Name: "read-only-tmpfs", Value: true, Usage: "with --read-only, keep /run, /tmp and /var/tmp writable"},
-		&cli.StringSliceFlag{Name: "network", Aliases: []string{"net"}, EnvVars: []string{"SKIFF_NETWORK"}, Usage: "`MODE` of the network: default (an address of its own), none, host, container:NAME, ns:PATH, or a network's name"},
+		&cli.StringSliceFlag{Name: "network", Aliases: []string{"net"}, EnvVars: []string{"SKIFF_NETWORK"}, Usage: "`MODE` of the network: default (an address of its own), none, host, container:NAME, ns:PATH, or a network's name; default:allow_host_loopback=true opens the host's loopback"},
 		&cli.StringFlag{Name: "ip", Usage: "have `ADDRESS` in the network"},
 		&cli.StringFlag{Name: "ip6", Usage: "have IPv6 `ADDRESS` in the network"},
 		&cli.StringFlag{Name: "mac-address", Usage: "have `ADDRESS` as hardware address in the network"},

@@ -34,7 +34,14 @@ func parseNetwork(c *cli.Context, o *run.Options) error {
 }
 
 func addNetwork(o *run.Options, value, image string) error {
-	switch value {
+	mode, relay, err := relayOptions(value)
+	if err != nil {
+		return flagError("network", value, "%v", err)
+	}
+	if relay != nil {
+		o.Relay = relay
+	}
+	switch mode {
 	case "":
 		o.Network = run.NetworkDefault
 		if image == helloReference {
