@@ -94,6 +94,9 @@ func networkUse(value string) (use run.NetworkUse, err error) {
 		name, options = "", value
 	}
 	use.Name = name
+	if name != "" && !run.ValidNetworkName(name) {
+		return use, errNoNetwork
+	}
 	if options != "" {
 		for option := range strings.SplitSeq(options, ",") {
 			key, text, ok := strings.Cut(option, "=")
@@ -120,10 +123,12 @@ func networkUse(value string) (use run.NetworkUse, err error) {
 		}
 	}
 	if !run.ValidNetworkName(use.Name) {
-		return use, errors.New("default, none, host, container:NAME, ns:PATH, or the name of a network")
+		return use, errNoNetwork
 	}
 	return use, use.Check()
 }
+
+var errNoNetwork = errors.New("default, none, host, container:NAME, ns:PATH, or the name of a network")
 
 // macAddress is an address that one card may have: six bytes, for one receiver.
 func macAddress(text string) (net.HardwareAddr, error) {
