@@ -121,6 +121,25 @@ func (b *Batch) LinkNoIPv6LinkLocal(l Link) {
 
 const addrGenNone = 1 // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
 
+// LinkForwarding has packets that come in by an interface passed on to others.
+// Source: linux/net/ipv4/devinet.c, inet_set_link_af; IPV4_DEVCONF_FORWARDING is 1.
+func (b *Batch) LinkForwarding(l Link) {
+	b.link("forward from "+l.String(), linkFlags, l, 0, 0)
+	spec := b.nest(unix.IFLA_AF_SPEC)
+	v4 := b.nest(unix.AF_INET)
+	conf := b.nest(ifaInetConf)
+	b.attrU32(devconfForwarding, 1)
+	b.unnest(conf)
+	b.unnest(v4)
+	b.unnest(spec)
+	b.end()
+}
+
+const (
+	ifaInetConf       = 1 // IFLA_INET_CONF
+	devconfForwarding = 1 // IPV4_DEVCONF_FORWARDING
+)
+
 // LinkIsolated keeps a bridge port from exchanging frames with other isolated
 // ports (IFLA_BRPORT_ISOLATED, kernel 4.18).
 func (b *Batch) LinkIsolated(l Link) {

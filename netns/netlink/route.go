@@ -50,15 +50,16 @@ func (b *Batch) addrAdd(index int, p netip.Prefix, peer netip.Addr) {
 // A Route is one way to send packets. The zero Dst is the default route of
 // Gateway's family, or IPv4's where there is no gateway.
 type Route struct {
-	Dst     netip.Prefix
-	Gateway netip.Addr // zero: directly on the link
-	Source  netip.Addr // preferred source; zero: the kernel's choice
-	Index   int        // interface
-	Local   bool       // RTN_LOCAL: every destination in Dst is this host's own (AnyIP)
-	OnLink  bool       // the gateway is reachable though no address says so
-	Table   uint32     // 0: main
-	Metric  uint32     // 0: the family's default
-	IPv6    bool       // the family of a default route without gateway
+	Dst         netip.Prefix
+	Gateway     netip.Addr // zero: directly on the link
+	Source      netip.Addr // preferred source; zero: the kernel's choice
+	Index       int        // interface
+	Local       bool       // RTN_LOCAL: every destination in Dst is this host's own (AnyIP)
+	Unreachable bool       // RTN_UNREACHABLE: an error for who sends there
+	OnLink      bool       // the gateway is reachable though no address says so
+	Table       uint32     // 0: main
+	Metric      uint32     // 0: the family's default
+	IPv6        bool       // the family of a default route without gateway
 }
 
 func (r Route) family() byte {
@@ -90,6 +91,8 @@ func (b *Batch) RouteAdd(r Route) {
 	switch {
 	case r.Local:
 		typ, scope = unix.RTN_LOCAL, unix.RT_SCOPE_HOST
+	case r.Unreachable:
+		typ = unix.RTN_UNREACHABLE
 	case !r.Gateway.IsValid():
 		scope = unix.RT_SCOPE_LINK
 	}

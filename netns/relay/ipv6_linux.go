@@ -41,10 +41,10 @@ func (in *sockets) listen6() error {
 	if err := in.settle(); err != nil {
 		return err
 	}
-	if err := unix.Bind(in.tcp, &unix.SockaddrInet6{Port: tcpPort}); err != nil {
+	if err := unix.Bind(in.tcp, &unix.SockaddrInet6{Port: int(alone.tcp)}); err != nil {
 		return &Error{Step: "bind tcp socket", Err: err}
 	}
-	if err := unix.Bind(in.udp, &unix.SockaddrInet6{Port: udpPort}); err != nil {
+	if err := unix.Bind(in.udp, &unix.SockaddrInet6{Port: int(alone.udp)}); err != nil {
 		return &Error{Step: "bind udp socket", Err: err}
 	}
 	if err := unix.Listen(in.tcp, queueLength); err != nil {

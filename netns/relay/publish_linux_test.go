@@ -165,8 +165,8 @@ func TestInwardClientAddress(t *testing.T) {
 		const port = 40100 // not one of R's
 		for _, c := range []struct{ got, want string }{
 			{outside.do(t, "whoami %s %s:%d %s", proto, outsideIP, port, remote), outsideIP + ":" + strconv.Itoa(port)},
-			{outside.do(t, "whoami %s %s:%d %s", proto, outsideIP, tcpPort, remote), outsideIP + ":"},
-			{outside.do(t, "whoami %s %s:%d %s", proto, outsideIP, udpPort, remote), outsideIP + ":"},
+			{outside.do(t, "whoami %s %s:%d %s", proto, outsideIP, alone.tcp, remote), outsideIP + ":"},
+			{outside.do(t, "whoami %s %s:%d %s", proto, outsideIP, alone.udp, remote), outsideIP + ":"},
 			{parts["whoami"]([]string{string(proto), hostAddress.Addr().String() + ":0", remote.String()}), hostAddress.Addr().String() + ":"},
 			{parts["whoami"]([]string{string(proto), "127.0.0.1:0", local.String()}), DefaultGateway.String() + ":"},
 		} {

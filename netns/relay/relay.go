@@ -124,6 +124,9 @@ type Options struct {
 	// caller's, open until the relay is closed or the process ends.
 	Ports []ports.Socket
 
+	// Network is a router namespace that others are in, too; nil: one of its own.
+	Network *Network
+
 	// Log gets one line about what is wrong with a running relay, or is nil.
 	Log func(string)
 }

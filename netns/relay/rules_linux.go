@@ -44,7 +44,6 @@ func filterError(err error) error {
 }
 
 const (
-	table  = "relay"
 	divert = "divert"
 	hold   = "hold"
 	stray  = "stray"
@@ -72,10 +71,10 @@ const (
 // sockets, which are marked, are dropped, and the packet comes again.
 func (r *Relay) rules(nft *netlink.Conn, h Hold) error {
 	t := netlink.NewTransaction(netlink.FamilyIPv4)
-	addRules(t, h, &families[0], r.address.Addr())
+	r.addRules(t, h, &families[0], r.address.Addr())
 	if r.address6.IsValid() {
 		t.Family(netlink.FamilyIPv6)
-		addRules(t, h, &families[1], r.address6.Addr())
+		r.addRules(t, h, &families[1], r.address6.Addr())
 	}
 	return nft.Commit(t)
 }
@@ -94,8 +93,14 @@ var families = [...]family{
 }
 
 // addRules adds the table of one family, whose address the container has.
-func addRules(t *netlink.Transaction, h Hold, f *family, address netip.Addr) {
+func (r *Relay) addRules(t *netlink.Transaction, h Hold, f *family, address netip.Addr) {
+	table := r.place.table
 	t.NewTable(table, 0)
+	if r.network != nil {
+		// Who had the address before has left it.
+		t.DeleteTable(table)
+		t.NewTable(table, 0)
+	}
 	add := func(chain string, exprs ...netlink.Expr) {
 		t.NewRule(netlink.Rule{Table: table, Chain: chain, Exprs: exprs})
 	}
@@ -104,14 +109,18 @@ func addRules(t *netlink.Transaction, h Hold, f *family, address netip.Addr) {
 	icmp := func(typ byte) netlink.Expr { return netlink.All(netlink.L4Proto(f.icmp), netlink.ICMPType(typ)) }
 	if h != HoldNone {
 		t.NewChain(netlink.Chain{Table: table, Name: hold, Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: -300})
-		queue := netlink.Queue(queueNumber, 1, 0)
+		queue := netlink.Queue(r.place.queue, 1, 0)
 		if h == HoldCompat {
-			queue = netlink.QueueCompat(queueNumber, 1)
+			queue = netlink.QueueCompat(r.place.queue, 1)
+		}
+		if r.network != nil {
+			add(hold, netlink.NotIIfName(r.place.port), netlink.Accept())
+			add(hold, r.network.neighbours(r), netlink.Accept())
 		}
 		add(hold, syn, netlink.Source(own), queue)
 	}
 	t.NewChain(netlink.Chain{Table: table, Name: divert, Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: -150, Drop: true})
-	add(divert, netlink.NotIIfName(routerLink), netlink.Accept())
+	add(divert, netlink.NotIIfName(r.place.port), netlink.Accept())
 	if address.Is6() {
 		// Sockets cannot tell these from IPv4's, and nobody sends them (RFC 4291, 2.5.5.2).
 		add(divert, netlink.Dest(mapped), netlink.Drop())
@@ -119,9 +128,15 @@ func addRules(t *netlink.Transaction, h Hold, f *family, address netip.Addr) {
 		add(divert, icmp(neighbourAdvertisement), netlink.Accept())
 	}
 	add(divert, netlink.NotSource(own), netlink.Drop())
-	add(divert, syn, netlink.TProxyTo(uint32(f.number), tcpPort), netlink.Accept())
+	if r.network != nil {
+		add(divert, r.network.neighbours(r), netlink.Accept())
+		if r.network.Internal {
+			add(divert, netlink.NotDest(netip.PrefixFrom(r.gateway, 32)), netlink.Drop())
+		}
+	}
+	add(divert, syn, netlink.TProxyTo(uint32(f.number), r.place.tcp), netlink.Accept())
 	add(divert, netlink.L4Proto(unix.IPPROTO_TCP), netlink.Accept())
-	add(divert, netlink.L4Proto(unix.IPPROTO_UDP), netlink.TProxyTo(uint32(f.number), udpPort), netlink.Accept())
+	add(divert, netlink.L4Proto(unix.IPPROTO_UDP), netlink.TProxyTo(uint32(f.number), r.place.udp), netlink.Accept())
 	add(divert, icmp(f.echo), netlink.Accept())
 	add(divert, icmp(f.unreachable), netlink.Accept())
 	t.NewChain(netlink.Chain{Table: table, Name: stray, Type: "filter", Hook: unix.NF_INET_LOCAL_OUT})
@@ -136,10 +151,10 @@ var mapped = netip.PrefixFrom(netip.AddrFrom16(address4([4]byte{})), 96)
 // dropRules takes back what rules added.
 func (r *Relay) dropRules(nft *netlink.Conn) error {
 	t := netlink.NewTransaction(netlink.FamilyIPv4)
-	t.DeleteTable(table)
+	t.DeleteTable(r.place.table)
 	if r.address6.IsValid() {
 		t.Family(netlink.FamilyIPv6)
-		t.DeleteTable(table)
+		t.DeleteTable(r.place.table)
 	}
 	return nft.Commit(t)
 }
@@ -149,8 +164,8 @@ const synCopy = 128
 
 func (r *Relay) bindQueue(nft *netlink.Conn) error {
 	var b netlink.Batch
-	b.QueueBind(queueNumber)
-	b.QueueCopy(queueNumber, synCopy)
-	b.QueueMaxLen(queueNumber, queueLength)
+	b.QueueBind(r.place.queue)
+	b.QueueCopy(r.place.queue, synCopy)
+	b.QueueMaxLen(r.place.queue, queueLength)
 	return nft.Do(&b)
 }

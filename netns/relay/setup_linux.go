@@ -12,14 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Names and ports inside R, where nothing else lives.
 const (
-	routerLink    = "np0"
-	containerLink = "eth0"
-	tcpPort       = 40001
-	udpPort       = 40002
-	queueNumber   = 0
-
 	// linkMTU is the most that Ethernet links of the kernel take. Datagrams of
 	// any size pass whole, and TCP has fewer segments to account for.
 	linkMTU = 65535
@@ -58,11 +51,11 @@ type routerPlan struct {
 // familyRegs are the sockets of R of one family.
 type familyRegs struct{ tcp, udp, raw, echo plan.Reg }
 
-// userns is the container's user namespace, or -1; self a pidfd of the caller. Namespaces are entered by
+// userns is the container's user namespace, or -1; router R, or -1 to make it; self a pidfd of the caller. Namespaces are entered by
 // descriptors of their own: entering them by a pidfd asks for ptrace access to a
 // task that shares our memory, which the kernel denies once the task has changed
 // its user.
-func newRouterPlan(userns, self int, six bool) *routerPlan {
+func newRouterPlan(userns, router, self int, six bool) *routerPlan {
 	p := &routerPlan{Plan: plan.New()}
 	p.made, p.ready, p.inside = p.Gate(), p.Gate(), p.Reg()
 	open := func(step string, family, kind, proto int) plan.Reg {
@@ -75,7 +68,11 @@ func newRouterPlan(userns, self int, six bool) *routerPlan {
 	if userns >= 0 {
 		p.Call("enter user namespace", unix.SYS_SETNS, plan.Int(userns), plan.Int(unix.CLONE_NEWUSER))
 	}
-	p.Call("make router namespace", unix.SYS_UNSHARE, plan.Int(unix.CLONE_NEWNET))
+	if router >= 0 {
+		p.Call("enter router namespace", unix.SYS_SETNS, plan.Int(router), plan.Int(unix.CLONE_NEWNET))
+	} else {
+		p.Call("make router namespace", unix.SYS_UNSHARE, plan.Int(unix.CLONE_NEWNET))
+	}
 	p.router = open("open rtnetlink socket", unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	p.netfilter = open("open nfnetlink socket", unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	for _, f := range []struct {
@@ -111,7 +108,7 @@ func (p *routerPlan) opened() []plan.Reg {
 // the rtnetlink sockets, listening, and the rung of r.hold.
 func (r *Relay) setUp(o *Options) (err error) {
 	userns := -1
-	if o.UserNS {
+	if o.UserNS && !r.network.outside() {
 		if userns, err = openNS(o.PID, "user"); err != nil {
 			return err
 		}
@@ -127,7 +124,7 @@ func (r *Relay) setUp(o *Options) (err error) {
 	}
 	defer unix.Close(self)
 	six := r.wantIPv6()
-	p := newRouterPlan(userns, self, six)
+	p := newRouterPlan(userns, r.network.router(), self, six)
 	task, err := p.Start(plan.Clone{})
 	if err != nil {
 		return stepError(err)
@@ -154,7 +151,7 @@ func (r *Relay) setUp(o *Options) (err error) {
 		s := [...]*sockets{&in.four, &in.six}[i]
 		*s = sockets{task.Reg(f.tcp), task.Reg(f.udp), task.Reg(f.raw), task.Reg(f.echo)}
 	}
-	if err := in.four.listen(); err != nil {
+	if err := in.four.listen(&r.place); err != nil {
 		return err
 	}
 	if six {
@@ -223,7 +220,7 @@ func stepError(err error) error {
 }
 
 // listen makes the sockets of IPv4 ready for packets to anyone.
-func (in *sockets) listen() error {
+func (in *sockets) listen(at *place) error {
 	for _, fd := range []int{in.tcp, in.udp} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1); err != nil {
 			return &Error{Step: "make socket transparent", Err: err}
@@ -232,11 +229,14 @@ func (in *sockets) listen() error {
 	if err := in.settle(); err != nil {
 		return err
 	}
-	if err := unix.Bind(in.tcp, &unix.SockaddrInet4{Port: tcpPort}); err != nil {
+	if err := unix.Bind(in.tcp, &unix.SockaddrInet4{Port: int(at.tcp)}); err != nil {
 		return &Error{Step: "bind tcp socket", Err: err}
 	}
-	if err := unix.Bind(in.udp, &unix.SockaddrInet4{Port: udpPort}); err != nil {
+	if err := unix.Bind(in.udp, &unix.SockaddrInet4{Port: int(at.udp)}); err != nil {
 		return &Error{Step: "bind udp socket", Err: err}
+	}
+	if err := at.learn(in); err != nil {
+		return err
 	}
 	if err := unix.Listen(in.tcp, queueLength); err != nil {
 		return &Error{Step: "listen", Err: err}
@@ -275,16 +275,24 @@ func (in *sockets) settle() error {
 // wire makes the veth and returns the index of R's end.
 func (r *Relay) wire(route *netlink.Conn, peer int) (int, error) {
 	var b netlink.Batch
-	b.Veth(netlink.LinkSpec{Name: routerLink, MTU: linkMTU}, netlink.LinkSpec{Name: containerLink, MTU: linkMTU}, peer)
+	b.Veth(netlink.LinkSpec{Name: r.place.port, MTU: linkMTU}, netlink.LinkSpec{Name: r.place.eth, MTU: linkMTU, MAC: r.place.mac}, peer)
 	b.LinkUp(netlink.Lo)
-	if err := route.Do(&b); err != nil {
+	err := route.Do(&b)
+	if errors.Is(err, unix.EEXIST) && r.network != nil {
+		// Of who had the address before, and has not quite gone yet.
+		var old netlink.Batch
+		old.LinkDelete(netlink.Link{Name: r.place.port})
+		route.Do(&old) // it may be gone by now
+		err = route.Do(&b)
+	}
+	if err != nil {
 		e := &Error{Step: "create veth", Err: err}
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			e.Missing = "veth"
 		}
 		return 0, e
 	}
-	np0, err := route.LinkIndex(routerLink)
+	np0, err := route.LinkIndex(r.place.port)
 	if err != nil {
 		return 0, &Error{Step: "look up veth", Err: err}
 	}
@@ -299,26 +307,34 @@ func (r *Relay) wire(route *netlink.Conn, peer int) (int, error) {
 // R's own (AnyIP): the connected network stays more specific, so no second
 // routing table is needed.
 func (r *Relay) configure(route *netlink.Conn, np0 int, c *netlink.Conn) error {
-	eth0, err := c.LinkIndex(containerLink)
+	eth0, err := c.LinkIndex(r.place.eth)
 	if err != nil {
-		return &Error{Step: "look up eth0", Err: err}
+		return &Error{Step: "look up " + r.place.eth, Err: err}
 	}
 	var b netlink.Batch
 	b.LinkNoIPv6LinkLocal(netlink.Link{Index: eth0})
 	c.Do(&b)
 	b.Reset()
-	b.AddrAdd(eth0, r.address)
-	b.LinkUp(netlink.Lo)
-	b.LinkUp(netlink.Link{Index: eth0})
-	b.RouteAdd(netlink.Route{Index: eth0, Gateway: r.gateway})
+	if r.network != nil {
+		r.network.container(&b, eth0, r)
+	} else {
+		b.AddrAdd(eth0, r.address)
+		b.LinkUp(netlink.Lo)
+		b.LinkUp(netlink.Link{Index: eth0})
+		b.RouteAdd(netlink.Route{Index: eth0, Gateway: r.gateway})
+	}
 	r.configure6(&b, eth0)
 	if err := c.Do(&b); err != nil {
 		return &Error{Step: "configure eth0", Err: err}
 	}
 	b.Reset()
-	b.AddrAdd(np0, netip.PrefixFrom(r.gateway, r.address.Bits()))
-	b.LinkUp(netlink.Link{Index: np0})
-	b.RouteAdd(netlink.Route{Index: 1, Local: true})
+	if r.network != nil {
+		r.network.routes(&b, np0, r)
+	} else {
+		b.AddrAdd(np0, netip.PrefixFrom(r.gateway, r.address.Bits()))
+		b.LinkUp(netlink.Link{Index: np0})
+		b.RouteAdd(netlink.Route{Index: 1, Local: true})
+	}
 	r.route6(&b, np0)
 	if err := route.Do(&b); err != nil {
 		return &Error{Step: "configure router", Err: err}
@@ -326,11 +342,17 @@ func (r *Relay) configure(route *netlink.Conn, np0 int, c *netlink.Conn) error {
 	// A link that came up before its peer sends nothing until the kernel's link
 	// watch has run; asking for the link makes it run (kernel 6.8, commit
 	// facd15dfd691). Older ones take a moment, which the container's exec covers.
-	if _, err := c.LinkIndex(containerLink); err != nil {
-		return &Error{Step: "look up eth0", Err: err}
+	if _, err := c.LinkIndex(r.place.eth); err != nil {
+		return &Error{Step: "look up " + r.place.eth, Err: err}
 	}
 	if err := unix.Connect(r.in.four.raw, &unix.SockaddrInet4{Addr: r.address.Addr().As4()}); err != nil {
 		return &Error{Step: "connect raw socket", Err: err}
+	}
+	if r.network != nil {
+		// Raw sockets see what comes for anybody.
+		if err := unix.Connect(r.in.four.echo, &unix.SockaddrInet4{Addr: r.address.Addr().As4()}); err != nil {
+			return &Error{Step: "connect raw socket", Err: err}
+		}
 	}
 	return r.connect6()
 }

@@ -21,6 +21,8 @@ type Relay struct {
 	resolver resolver
 	log      func(string)
 	hold     Hold
+	network  *Network
+	place    place
 	in       inside
 
 	first, second *loop
@@ -57,6 +59,7 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 		return nil, &Error{Step: "look at addresses", Err: unix.EINVAL}
 	}
 	r.gateway4 = addressOf(r.gateway)
+	r.network, r.place = o.Network, o.Network.place(r.address.Addr())
 	r.limit()
 	started := make(chan error, 1)
 	r.done.Add(1)

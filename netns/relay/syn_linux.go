@@ -48,7 +48,7 @@ func (q *synQueue) event(l *loop, _ uint32) {
 // verdict lets the SYN pass or drops it.
 func (l *loop) verdict(id uint32, accept bool) {
 	var b [64]byte
-	send(l.relay.in.netfilter, netlink.AppendVerdict(b[:0], queueNumber, id, accept))
+	send(l.relay.in.netfilter, netlink.AppendVerdict(b[:0], l.relay.place.queue, id, accept))
 }
 
 // hold begins a connection outside for a SYN.
