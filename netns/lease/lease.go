@@ -32,6 +32,12 @@ type Info struct {
 	Aliases []string  `json:"aliases,omitempty"`
 	PID     int       `json:"pid,omitempty"` // the owner's, which is skiff's own
 	Created time.Time `json:"created,omitzero"`
+
+	// Of members of named networks; Router and User are descriptors of PID's, which others open by /proc.
+	MAC      string `json:"mac,omitempty"`
+	Hostname string `json:"hostname,omitempty"`
+	Router   int    `json:"router,omitempty"` // the network's namespace, 0 until it is made
+	User     int    `json:"user,omitempty"`   // the user namespace that it belongs to, 0 for the host's
 }
 
 // FullError says that every address of a network is held.

@@ -2,6 +2,7 @@ package lease
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -89,6 +90,39 @@ func (p *Pool) Acquire(prefix netip.Prefix, gateway netip.Addr, info Info) (*Lea
 		return l, nil
 	}
 }
+
+// Update replaces what is said of the holder. Who reads meanwhile may find nothing.
+func (l *Lease) Update(info Info) error {
+	body, err := json.Marshal(info)
+	if err != nil {
+		return err
+	}
+	return l.pool.wrap(l.Addr.String(), replace(l.fd, append(body, '\n')))
+}
+
+// Take takes one address of prefix. The error wraps ErrHeld if somebody has it.
+func (p *Pool) Take(addr netip.Addr, prefix netip.Prefix, gateway netip.Addr, info Info) (*Lease, error) {
+	list := newCandidates(prefix, gateway, addr)
+	if !prefix.Contains(addr) || addr == gateway || list.reserved(addr) {
+		return nil, fmt.Errorf("%s is no address for a container in %s", addr, prefix)
+	}
+	fd, err := p.lock(addr.String())
+	if err == unix.EWOULDBLOCK {
+		return nil, fmt.Errorf("%s: %w", addr, ErrHeld)
+	}
+	if err != nil {
+		return nil, p.wrap(addr.String(), err)
+	}
+	l := &Lease{Addr: addr, Prefix: prefix.Masked(), Gateway: gateway, pool: p, fd: fd}
+	if err := l.Update(info); err != nil {
+		l.Release()
+		return nil, err
+	}
+	return l, nil
+}
+
+// ErrHeld is an address that another has.
+var ErrHeld = errors.New("address is in use")
 
 // Release gives the address back at once and removes its file.
 func (l *Lease) Release() error {
