@@ -54,9 +54,16 @@ type connector interface {
 // exists: for root a link of the host's, and else the relay, which needs
 // nothing of the host. The relay also serves root where the host's firewall or
 // kernel is in the way.
-func (r *Runner) network(o *Options, id string, published []ports.Socket) (*network, error) {
+func (r *Runner) network(o *Options, id, name string, members *memberships, published []ports.Socket) (*network, error) {
 	if o.Network != NetworkDefault {
 		return &network{}, nil
+	}
+	if members != nil {
+		hostname := o.Hostname
+		if hostname == "" {
+			hostname = id[:12]
+		}
+		return members.network(r, o, id, name, hostname, published)
 	}
 	if os.Geteuid() == 0 && o.Relay == nil {
 		n, err := r.bridge(o, id, published)
@@ -108,7 +115,6 @@ func (r *Runner) bridge(o *Options, id string, published []ports.Socket) (_ *net
 	if err != nil {
 		return nil, err
 	}
-	defer leases.Close()
 	b.lease, err = leases.Acquire(b.host.Subnet, b.host.Gateway, lease.Info{
 		ID: id, Name: o.Name, PID: os.Getpid(), Created: time.Now().UTC(),
 	})
@@ -169,7 +175,9 @@ type relayed struct {
 	store   *store.Store
 	options *RelayOptions
 	ports   []ports.Socket
+	member  *member      // of a named network, or nil
 	started chan started // of the last begin
+	relay   *relay.Relay // once connected
 }
 
 // A started is what became of a relay's start.
@@ -197,6 +205,9 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 		Log: func(line string) { n.say("%s", line) },
 	}
 	n.options.to(&o)
+	if n.member != nil {
+		n.member.options(&o)
+	}
 	go func() {
 		r, err := relay.Start(context.Background(), o)
 		// Not that there is none: a module may come.
@@ -208,9 +219,11 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 }
 
 func (n *relayed) connect(*Process, int) error {
-	if last := <-n.started; last.err != nil {
+	last := <-n.started
+	if last.err != nil {
 		return &NetworkError{last.err}
 	}
+	n.relay = last.relay
 	return nil
 }
 

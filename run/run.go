@@ -48,6 +48,14 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	if err != nil {
 		return 0, err
 	}
+	members, err := r.memberships(o)
+	if err != nil {
+		return 0, err
+	}
+	defer members.close()
+	if members != nil {
+		ns.Join = members.join()
+	}
 	process := r.Early.take(ns)
 	if process == nil {
 		if process, err = bearIdentified(newID(), ns, o.Trace); err != nil {
@@ -75,7 +83,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 			r.Say("container %.12s: %v", c.ID, errEnd)
 		}
 	}()
-	net, err := r.network(o, c.ID, published)
+	net, err := r.network(o, c.ID, c.Name, members, published)
 	if err != nil {
 		return 0, process.abandon(err)
 	}
