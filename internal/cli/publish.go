@@ -118,11 +118,9 @@ func published(text string) ([]ports.Port, error) {
 
 // publishAddress is an address of the host. The brackets are those of IPv6.
 func publishAddress(text string) (netip.Addr, error) {
-	inner, bracketed := strings.CutPrefix(text, "[")
-	if bracketed {
-		var closed bool
-		inner, closed = strings.CutSuffix(inner, "]")
-		bracketed = closed
+	inner := text
+	if strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]") {
+		inner = text[1 : len(text)-1]
 	}
 	a, err := netip.ParseAddr(inner)
 	switch {
