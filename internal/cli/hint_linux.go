@@ -141,15 +141,15 @@ func publishing(e *ports.Error) string {
 	switch {
 	case e.Holder != "":
 		return "`skiff rm -f " + e.Holder + "` ends it; or choose another port, or leave it out for one that is free"
-	case errors.Is(e.Err, syscall.EADDRINUSE) && e.Port != 0:
+	case errors.Is(e.Err, syscall.EADDRINUSE) && e.Host.Port() != 0:
 		kind := "-ltnp"
 		if e.Proto == ports.UDP {
 			kind = "-lunp"
 		}
-		return fmt.Sprintf("`ss %s sport = :%d` shows who has it; or choose another port, or leave it out for one that is free", kind, e.Port)
-	case permission(e.Err) && e.Port != 0:
+		return fmt.Sprintf("`ss %s sport = :%d` shows who has it; or choose another port, or leave it out for one that is free", kind, e.Host.Port())
+	case permission(e.Err) && e.Host.Port() != 0:
 		return fmt.Sprintf("users may have ports from %s on: `sudo sysctl net.ipv4.ip_unprivileged_port_start=%d` allows this one",
-			setting("/proc/sys/net/ipv4/ip_unprivileged_port_start"), e.Port)
+			setting("/proc/sys/net/ipv4/ip_unprivileged_port_start"), e.Host.Port())
 	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
 		return "`ip address` shows the host's addresses; 0.0.0.0 is all of them"
 	case errors.Is(e.Err, syscall.EMFILE):

@@ -19,7 +19,7 @@ func Forward(ctx context.Context, to netip.Addr, sockets []ports.Socket, log fun
 		return nil, err
 	}
 	r := &Relay{address: netip.PrefixFrom(to, to.BitLen()), log: log}
-	r.limit()
+	r.limit(len(sockets))
 	l, err := newLoop(r)
 	if err != nil {
 		return nil, err
