@@ -159,7 +159,7 @@ func (b *bridged) connect(pr *Process, inside int) error {
 	if b.owner, err = b.host.Publish(b.attached, b.container.Addr, b.ports); err != nil {
 		return &NetworkError{err}
 	}
-	if b.forward, err = relay.Forward(context.Background(), b.container.Addr, b.ports, func(line string) { b.say("%s", line) }); err != nil {
+	if b.forward, err = relay.Forward(context.Background(), b.host.Gateway, b.container.Addr, b.ports, func(line string) { b.say("%s", line) }); err != nil {
 		return &NetworkError{err}
 	}
 	return nil

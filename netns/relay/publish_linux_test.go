@@ -55,7 +55,7 @@ func forwarded(t testing.TB, address string, proto ports.Proto, inside ...uint16
 	t.Helper()
 	needWorld(t)
 	sockets := publish(t, address, proto, inside...)
-	r, err := Forward(context.Background(), netip.MustParseAddr(outsideIP), sockets, func(line string) { t.Log(line) })
+	r, err := Forward(context.Background(), hostAddress.Addr(), netip.MustParseAddr(outsideIP), sockets, func(line string) { t.Log(line) })
 	if err != nil {
 		t.Fatal(err)
 	}

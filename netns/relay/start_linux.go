@@ -64,7 +64,7 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 			err = r.serve()
 		}
 		if err == nil && len(o.Ports) > 0 {
-			err = r.first.enter(r.address, r.stock, o.Ports)
+			err = r.first.enter(r.stock, o.Ports)
 		}
 		started <- err
 		if err == nil {

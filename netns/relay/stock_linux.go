@@ -91,6 +91,7 @@ func (l *loop) take(kind int) (int, syscall.Errno) {
 	if s == nil {
 		fd, errno := socket(unix.AF_INET, kind)
 		if errno == 0 && kind == unix.SOCK_STREAM {
+			setInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 			setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 		}
 		return fd, errno
@@ -131,8 +132,8 @@ func (sh *shelf) prepare() {
 	}
 	p.Call("enter router namespace", unix.SYS_SETNS, plan.Int(sh.stock.netns), plan.Int(unix.CLONE_NEWNET))
 	if sh.kind == unix.SOCK_STREAM {
-		// TIME_WAIT guards against what a network has delayed, and here is none. The ports
-		// of the gateway, whose all clients of loopback are, would be used up by 500 connections a second.
+		// TIME_WAIT guards against what a network has delayed, and here is none. A client that
+		// comes again from the same port shall find it free.
 		fd, zero := p.Preset(-1), "0"
 		p.Call("open setting", unix.SYS_OPENAT, plan.Int(unix.AT_FDCWD), p.Str("/proc/sys/net/ipv4/tcp_max_tw_buckets"), plan.Int(unix.O_WRONLY|unix.O_CLOEXEC), plan.Int(0)).Into(fd).IgnoreAll()
 		p.Call("write setting", unix.SYS_WRITE, fd.Arg(), p.Static(zero), plan.Int(len(zero))).When(fd).IgnoreAll()
