@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -24,7 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test binary plays skiff, so that scripts run the code under test, and pty and collect.
+// The test binary plays skiff, so that scripts run the code under test, and pty, collect and udp.
 func TestMain(m *testing.M) {
 	if run.Borrowed() {
 		main() // before package testscript looks around
@@ -34,13 +35,14 @@ func TestMain(m *testing.M) {
 		"skiff":   main,
 		"pty":     playTerminal,
 		"collect": playCollector,
+		"udp":     playUDP,
 	})
 }
 
 // TestScripts runs every script as whoever runs the tests.
 //
 // Besides testscript's own, a script has the commands status, image, push, serve, proxy
-// and need, and the program pty. $IMAGE is an image of busybox alone, $REGISTRY the
+// and need, and the programs pty and udp. $IMAGE is an image of busybox alone, $REGISTRY the
 // host and port of a registry of the script's own. The conditions
 // root, subids and single say which id map the containers get.
 func TestScripts(t *testing.T) {
@@ -186,6 +188,11 @@ func scriptNeed(ts *testscript.TestScript, neg bool, args []string) {
 		case "root":
 			if os.Geteuid() != 0 {
 				err = fmt.Errorf("effective user id is %d", os.Geteuid())
+			}
+		case "ipv6":
+			var l net.Listener
+			if l, err = net.Listen("tcp6", "[::1]:0"); err == nil {
+				l.Close()
 			}
 		case "pty":
 			var master, slave *os.File

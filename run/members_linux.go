@@ -230,6 +230,14 @@ func (m *memberships) connect(pr *Process, inside int) (err error) {
 	return nil
 }
 
+func (m *memberships) unpublish() {
+	for _, n := range m.list {
+		if n.relay != nil {
+			n.relay.unpublish()
+		}
+	}
+}
+
 // close gives the addresses back. The networks are left to the end of the process.
 func (m *memberships) close() {
 	if m == nil {

@@ -66,9 +66,12 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	if err != nil {
 		return 0, process.abandon(err)
 	}
+	var net *network
 	defer func() {
 		if err != nil {
-			ports.Close(published) // it may be tried again
+			// It may be tried again.
+			net.unpublish()
+			ports.Close(published)
 		}
 	}()
 	c, err := r.create(o, img, process, published)
@@ -83,8 +86,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 			r.Say("container %.12s: %v", c.ID, errEnd)
 		}
 	}()
-	net, err := r.network(o, c.ID, c.Name, members, published)
-	if err != nil {
+	if net, err = r.network(o, c.ID, c.Name, members, published); err != nil {
 		return 0, process.abandon(err)
 	}
 	defer net.close()
