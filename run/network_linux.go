@@ -3,8 +3,10 @@ package run
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strconv"
 	"time"
 
@@ -24,7 +26,10 @@ import (
 const bridgeDir = "/run/skiff/networks/bridge"
 
 // A NetworkError is a network that could not be made: another --network may do.
-type NetworkError struct{ Err error }
+type NetworkError struct {
+	Err     error
+	Missing string // the kernel module that would have been needed, or ""
+}
 
 func (e *NetworkError) Error() string { return e.Err.Error() }
 func (e *NetworkError) Unwrap() error { return e.Err }
@@ -112,7 +117,7 @@ func (r *Runner) bridge(o *Options, id string, published []ports.Socket) (_ *net
 	defer func() {
 		if err != nil {
 			b.close()
-			err = &NetworkError{err}
+			err = &NetworkError{Err: err}
 		}
 	}()
 	file := dns.Open("/etc/resolv.conf")
@@ -152,21 +157,21 @@ func (b *bridged) begin(*Process, idmap.Map, func() error) {}
 func (b *bridged) connect(pr *Process, inside int) error {
 	ns, err := unix.Open("/proc/"+strconv.Itoa(pr.PID)+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return &NetworkError{err}
+		return &NetworkError{Err: err}
 	}
 	defer unix.Close(ns)
 	b.container.NSFD, b.container.InsideFD = ns, inside
 	if b.attached, err = b.host.Attach(b.container); err != nil {
-		return &NetworkError{err}
+		return &NetworkError{Err: err}
 	}
 	if len(b.ports) == 0 {
 		return nil
 	}
 	if b.owner, err = b.host.Publish(b.attached, b.container.Addr, b.ports); err != nil {
-		return &NetworkError{err}
+		return &NetworkError{Err: err}
 	}
 	if b.forward, err = relay.Forward(context.Background(), b.host.Gateway, b.container.Addr, b.ports, func(line string) { b.say("%s", line) }); err != nil {
-		return &NetworkError{err}
+		return &NetworkError{Err: err}
 	}
 	return nil
 }
@@ -228,6 +233,14 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 		n.member.options(&o)
 	}
 	known := n.started
+	switch rung := os.Getenv(relayVariable); rung {
+	case "":
+	case "pasta":
+		known <- started{err: errNoRelay}
+		return
+	default:
+		o.Hold = relay.ParseHold(rung)
+	}
 	go func() {
 		r, err := relay.Start(context.Background(), o)
 		// Not that there is none: a module may come.
@@ -238,12 +251,25 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 	}()
 }
 
-func (n *relayed) connect(*Process, int) error {
+func (n *relayed) connect(pr *Process, inside int) error {
 	last := <-n.started
-	if n.started, n.relay = nil, last.relay; last.err != nil {
-		return &NetworkError{last.err}
+	if n.started, n.relay = nil, last.relay; last.err == nil {
+		return nil
 	}
-	return nil
+	failed := &NetworkError{Err: last.err}
+	if e, ok := errors.AsType[*relay.Error](last.err); ok {
+		failed.Missing = e.Missing
+	}
+	if failed.Missing != "" && len(n.ports) == 0 && n.member == nil {
+		err := pasta(pr.PID, inside)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, exec.ErrNotFound) {
+			failed.Err = fmt.Errorf("%w; %w", last.err, err)
+		}
+	}
+	return failed
 }
 
 func (n *relayed) unpublish() {

@@ -100,7 +100,8 @@ func (l *loop) icmp(m message) {
 // socket outside goes, so that who sends more is told the same by the host.
 func (l *loop) refused(m message) {
 	t, proto, rest, ok := parseIP(m.body[icmpLen:])
-	if !ok || proto != protoUDP || len(rest) < udpLen || m.body[1] != byte(icmpPort) && m.body[1] != icmpPort.code6() {
+	e := unreachableFrom(m.src, icmpPort, m.dst)
+	if !ok || proto != protoUDP || len(rest) < udpLen || m.body[0] != e.kind || m.body[1] != e.code {
 		return
 	}
 	t = tuple{src: t.dst, dst: t.src, srcPort: binary.BigEndian.Uint16(rest[2:]), dstPort: binary.BigEndian.Uint16(rest)}

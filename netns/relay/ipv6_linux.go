@@ -62,11 +62,31 @@ func (in *sockets) listen6() error {
 	return nil
 }
 
+// without6 takes back that there shall be IPv6.
+func (r *Relay) without6() {
+	six := &r.in.six
+	for _, fd := range []int{six.tcp, six.udp, six.raw, six.echo} {
+		closeFD(fd)
+	}
+	*six = sockets{}
+	r.address6, r.gateway6 = netip.Prefix{}, address{}
+}
+
+// may says of the last request that the relay starts without it, unless it was asked for:
+// this namespace has IPv6 turned off (sysctl net.ipv6.conf.default.disable_ipv6).
+func (r *Relay) may(b *netlink.Batch) {
+	if r.options.IPv6 == Auto {
+		b.Ignore(unix.EACCES, unix.EPERM, unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EINVAL, unix.ENODEV)
+	}
+}
+
 // configure6 appends what eth0 gets of IPv6.
 func (r *Relay) configure6(b *netlink.Batch, eth0 int) {
 	if r.address6.IsValid() {
 		b.AddrAdd(eth0, r.address6)
+		r.may(b)
 		b.RouteAdd(netlink.Route{Index: eth0, Gateway: gateway6})
+		r.may(b)
 	}
 }
 
@@ -74,8 +94,11 @@ func (r *Relay) configure6(b *netlink.Batch, eth0 int) {
 func (r *Relay) route6(b *netlink.Batch, np0 int) {
 	if r.address6.IsValid() {
 		b.AddrAdd(np0, netip.PrefixFrom(gateway6, r.address6.Bits()))
+		r.may(b)
 		b.AddrAdd(np0, routerLinkLocal)
+		r.may(b)
 		b.RouteAdd(netlink.Route{Index: 1, Local: true, IPv6: true})
+		r.may(b)
 	}
 }
 
@@ -83,7 +106,7 @@ func (r *Relay) connect6() error {
 	if !r.address6.IsValid() {
 		return nil
 	}
-	if err := unix.Connect(r.in.six.raw, &unix.SockaddrInet6{Addr: r.address6.Addr().As16()}); err != nil {
+	if err := unix.Connect(r.in.six.raw, &unix.SockaddrInet6{Addr: r.address6.Addr().As16()}); err != nil && r.options.IPv6 != Auto {
 		return &Error{Step: "connect raw socket", Err: err}
 	}
 	return nil
@@ -108,7 +131,7 @@ func (l *loop) writeFragments(to address, packet []byte) {
 		b = append(b, packet[6], 0)
 		b = binary.BigEndian.AppendUint16(b, uint16(at)|more)
 		b = binary.BigEndian.AppendUint32(b, l.fragmented)
-		l.write(to, append(b, part...))
+		send(l.raw(to), append(b, part...))
 	}
 }
 

@@ -279,7 +279,9 @@ func rst(a []string) string {
 		return word(err)
 	}
 	defer c.Close()
-	c.Write([]byte{1})
+	if _, err := c.Write([]byte{1}); err != nil {
+		return word(err) // the reset was there before, and reading gives the end
+	}
 	c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	_, err = c.Read(make([]byte, 1))
 	return word(err)

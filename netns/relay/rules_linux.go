@@ -9,8 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// filter adds the rules of R and binds the queue, from the given rung down.
+// filter adds the rules of R and binds the queue, from the given rung down. A
+// kernel that cannot do it for IPv6 may do without.
 func (r *Relay) filter(from Hold) error {
+	err := r.filterFrom(from)
+	if err != nil && r.address6.IsValid() && r.options.IPv6 == Auto {
+		r.without6()
+		err = r.filterFrom(from)
+	}
+	return err
+}
+
+func (r *Relay) filterFrom(from Hold) error {
 	nft := netlink.New(r.in.netfilter)
 	for h := max(from, HoldQueue); ; h++ {
 		err := r.rules(nft, h)
@@ -73,7 +83,7 @@ func (r *Relay) rules(nft *netlink.Conn, h Hold) error {
 	t := netlink.NewTransaction(netlink.FamilyIPv4)
 	r.addRules(t, h, &families[0], r.address.Addr())
 	if r.address6.IsValid() {
-		t.Family(netlink.FamilyIPv6)
+		t.Family(families[1].number)
 		r.addRules(t, h, &families[1], r.address6.Addr())
 	}
 	return nft.Commit(t)
@@ -124,10 +134,14 @@ func (r *Relay) addRules(t *netlink.Transaction, h Hold, f *family, address neti
 	if address.Is6() {
 		// Sockets cannot tell these from IPv4's, and nobody sends them (RFC 4291, 2.5.5.2).
 		add(divert, netlink.Dest(mapped), netlink.Drop())
+	}
+	add(divert, netlink.NotSource(own), netlink.Drop())
+	if address.Is6() {
+		// From its own address only: each other would fill the kernel's table of
+		// neighbours, which is the host's, too.
 		add(divert, icmp(neighbourSolicitation), netlink.Accept())
 		add(divert, icmp(neighbourAdvertisement), netlink.Accept())
 	}
-	add(divert, netlink.NotSource(own), netlink.Drop())
 	if r.network != nil {
 		add(divert, r.network.neighbours(r), netlink.Accept())
 		if r.network.Internal {

@@ -210,7 +210,10 @@ func (l *loop) raw(to address) int { return l.relay.in.of(to).raw }
 // write sends a packet to the container. Where its link is full it is lost, as
 // any may be.
 func (l *loop) write(to address, packet []byte) {
-	if len(packet) > 0 {
+	switch {
+	case len(packet) > linkMTU:
+		l.writeFragments(to, packet)
+	case len(packet) > 0:
 		send(l.raw(to), packet)
 	}
 }

@@ -114,6 +114,8 @@ func (l *loop) outer(to netip.AddrPort, zone uint32) (*end, syscall.Errno) {
 	}
 	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	setInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // see settle
+	// The container's keep-alives end at the relay, so somebody must ask outside.
+	setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	if errno = connect(fd, to, zone); errno != 0 {
 		closeFD(fd)
 		l.relay.open.Add(-2)
