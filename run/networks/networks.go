@@ -10,8 +10,6 @@
 package networks
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,29 +61,25 @@ type Dir struct{ path string }
 func Open(store string) Dir { return Dir{filepath.Join(store, "networks")} }
 
 // Create writes the record of a new network. The error wraps ErrExists.
-func (d Dir) Create(n Network) (Network, error) {
-	var id [32]byte
-	rand.Read(id[:]) // it never fails
-	n.ID, n.Created = hex.EncodeToString(id[:]), time.Now().UTC()
+func (d Dir) Create(n Network) error {
 	text, err := json.Marshal(n)
 	if err != nil {
-		return n, err
+		return err
 	}
 	if err := os.MkdirAll(d.path, 0o700); err != nil {
-		return n, err
+		return err
 	}
 	temp := filepath.Join(d.path, ".new-"+n.ID)
 	if err := os.WriteFile(temp, append(text, '\n'), 0o600); err != nil {
-		return n, errors.Join(err, removed(temp))
+		return errors.Join(err, removed(temp))
 	}
 	defer os.Remove(temp)
 	// A link does not replace what is there.
-	if err := os.Link(temp, d.record(n.Name)); errors.Is(err, fs.ErrExist) {
-		return n, fmt.Errorf("%s: %w", n.Name, ErrExists)
-	} else if err != nil {
-		return n, err
+	err = os.Link(temp, d.record(n.Name))
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s: %w", n.Name, ErrExists)
 	}
-	return n, nil
+	return err
 }
 
 func removed(path string) error {
