@@ -1,6 +1,10 @@
 package run
 
 import (
+	"net/netip"
+	"time"
+
+	"skiff/run/networks"
 	"skiff/run/state"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -8,6 +12,27 @@ import (
 
 // Containers are the containers of the runner's store.
 func (r *Runner) Containers() state.Dir { return state.Open(r.Store.Root()) }
+
+// Networks are the named networks of the runner's store.
+func (r *Runner) Networks() networks.Dir { return networks.Open(r.Store.Root()) }
+
+// CreateNetwork makes a network, with a subnet that is not in the way of the host's,
+// unless n names one. avoid are addresses that must stay reachable. The error wraps networks.ErrExists.
+func (r *Runner) CreateNetwork(n networks.Network, avoid []netip.Addr) (networks.Network, error) {
+	if err := r.Store.Writable(); err != nil {
+		return n, err
+	}
+	unlock, err := r.Networks().Lock()
+	if err != nil {
+		return n, err
+	}
+	defer unlock()
+	if n, err = r.Networks().Place(n, avoid); err != nil {
+		return n, err
+	}
+	n.ID, n.Created = newID(), time.Now().UTC()
+	return n, r.Networks().Create(n)
+}
 
 // Remove removes a stopped container by name or id. The error wraps
 // state.ErrAbsent or state.ErrRunning.

@@ -84,7 +84,9 @@ func (r *Runner) memberships(o *Options) (m *memberships, err error) {
 // A NetworkAbsentError is the name of no network.
 type NetworkAbsentError struct{ Name string }
 
-func (e *NetworkAbsentError) Error() string { return e.Name + ": " + networks.ErrAbsent.Error() }
+func (e *NetworkAbsentError) Error() string {
+	return "network " + e.Name + ": " + networks.ErrAbsent.Error()
+}
 
 // anyUser opens the user namespace that all members of all networks of this user
 // live in, if there is a member.

@@ -31,7 +31,7 @@ var verbs = []struct {
 	{"images", imagesCommand}, {"image", imageCommand}, {"rmi", rmiCommand}, {"tag", tagCommand}, {"untag", untagCommand},
 	{"history", historyCommand}, {"inspect", inspectCommand}, {"manifest", manifestCommand}, {"save", saveCommand}, {"load", loadCommand}, {"export", exportCommand}, {"import", importCommand}, {"lock", lockCommand},
 	{"ps", psCommand}, {"port", portCommand}, {"rm", rmCommand},
-	{"system", systemCommand}, {"gc", gcCommand}, {"fsck", fsckCommand}, {"info", infoCommand},
+	{"network", networkCommand}, {"system", systemCommand}, {"gc", gcCommand}, {"fsck", fsckCommand}, {"info", infoCommand},
 	{"version", versionCommand}, {run.SweepVerb, sweepCommand}, {run.WithinVerb, withinCommand},
 }
 

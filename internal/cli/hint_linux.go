@@ -26,6 +26,7 @@ func hintFor(err error) string {
 	var readOnly *store.ReadOnlyError
 	var version *store.VersionError
 	var network *run.NetworkError
+	var noNetwork *run.NetworkAbsentError
 	var inUse *run.InUseError
 	var shared *sharedError
 	var usage *verbError
@@ -69,6 +70,8 @@ func hintFor(err error) string {
 		return "put the store where you may write, with --root or SKIFF_ROOT"
 	case errors.As(err, &port):
 		return publishing(port)
+	case errors.As(err, &noNetwork):
+		return "`skiff network create " + noNetwork.Name + "` makes it; default, none, host, container:NAME and ns:PATH are always there"
 	case errors.As(err, &network) && network.Missing != "":
 		return "root can load that module with `modprobe " + network.Missing + "`; `pasta` would serve instead if it were installed and had /dev/net/tun; `--network none` and `--network host` need neither"
 	case errors.As(err, &network):

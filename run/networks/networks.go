@@ -77,7 +77,7 @@ func (d Dir) Create(n Network) error {
 	// A link does not replace what is there.
 	err = os.Link(temp, d.record(n.Name))
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s: %w", n.Name, ErrExists)
+		return ErrExists
 	}
 	return err
 }
@@ -149,11 +149,11 @@ func (d Dir) Find(name string) (Network, error) {
 	}
 	switch len(found) {
 	case 0:
-		return Network{}, fmt.Errorf("%s: %w", name, ErrAbsent)
+		return Network{}, ErrAbsent
 	case 1:
 		return found[0], nil
 	}
-	return Network{}, fmt.Errorf("%s: the beginning of several networks' ids", name)
+	return Network{}, errors.New("the beginning of several networks' ids")
 }
 
 // Remove removes a network that nobody is in. The error wraps ErrAbsent, or an
@@ -169,11 +169,11 @@ func (d Dir) Remove(n Network) error {
 		return err
 	}
 	if len(members) > 0 {
-		return fmt.Errorf("%s: %w", n.Name, &InUseError{members})
+		return &InUseError{members}
 	}
 	err = os.Remove(d.record(n.Name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w", n.Name, ErrAbsent)
+		return ErrAbsent
 	}
 	return errors.Join(err, os.RemoveAll(d.leases(n)))
 }

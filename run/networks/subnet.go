@@ -2,6 +2,7 @@ package networks
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"skiff/netns/netlink"
@@ -14,6 +15,32 @@ var first = [4]byte{10, 89}
 
 // errNoSubnet is a host that has something else in every corner there.
 var errNoSubnet = errors.New("no free subnet in 10.89.0.0/16 to 10.255.0.0/16; --subnet names one")
+
+// Place gives a network its subnet and gateway where it does not name them. A subnet that is
+// named must not be another network's.
+func (d Dir) Place(n Network, avoid []netip.Addr) (Network, error) {
+	all, err := d.List()
+	if err != nil {
+		return n, err
+	}
+	for _, other := range all {
+		if other.Name == n.Name {
+			return n, ErrExists
+		}
+		if n.Subnet.IsValid() && n.Subnet.Overlaps(other.Subnet) {
+			return n, fmt.Errorf("subnet %s overlaps with %s of network %s", n.Subnet, other.Subnet, other.Name)
+		}
+	}
+	if !n.Subnet.IsValid() {
+		if n.Subnet, err = free(all, avoid); err != nil {
+			return n, err
+		}
+	}
+	if !n.Gateway.IsValid() {
+		n.Gateway = n.Subnet.Addr().Next()
+	}
+	return n, nil
+}
 
 // free is a subnet that neither networks nor the host have to do with.
 func free(all []Network, avoid []netip.Addr) (netip.Prefix, error) {
