@@ -119,7 +119,7 @@ func (r *Runner) bridge(o *Options, id string, published []ports.Socket) (_ *net
 	n := &network{link: Link{Address: b.lease.Addr, Gateway: b.host.Gateway}, to: b}
 	servers := config.Servers
 	if o.DNS == nil && !config.Direct() {
-		b.container.DNS = dns.New(file.Upstreams)
+		b.container.DNS = dns.New(nil, file.Upstreams)
 		servers = []netip.Addr{b.host.Gateway}
 	}
 	for _, s := range servers {

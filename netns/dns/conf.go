@@ -2,6 +2,7 @@ package dns
 
 import (
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -76,6 +77,44 @@ func (c Config) Text(servers []netip.Addr) string {
 	return b.String()
 }
 
+// Upstreams are whom a Forwarder asks.
+type Upstreams struct {
+	Servers  []netip.AddrPort // in order of preference
+	Timeout  time.Duration    // for one of them
+	Attempts int              // times that the list is gone through
+	Rotate   bool             // each query begins with the next server
+}
+
+// Defaults and bounds of resolv.conf(5): RES_TIMEOUT, RES_MAXRETRANS,
+// RES_DFLRETRY, RES_MAXRETRY.
+const (
+	defaultTimeout  = 5 // seconds
+	mostTimeout     = 30
+	defaultAttempts = 2
+	mostAttempts    = 5
+)
+
+// Upstreams are the servers at port 53, asked as the options have it.
+func (c Config) Upstreams() Upstreams {
+	u := Upstreams{Timeout: defaultTimeout * time.Second, Attempts: defaultAttempts}
+	for _, o := range c.Options {
+		key, value, _ := strings.Cut(o, ":")
+		n, err := strconv.Atoi(value)
+		switch {
+		case o == "rotate":
+			u.Rotate = true
+		case key == "timeout" && err == nil && n > 0:
+			u.Timeout = time.Duration(min(n, mostTimeout)) * time.Second
+		case key == "attempts" && err == nil && n > 0:
+			u.Attempts = min(n, mostAttempts)
+		}
+	}
+	for _, a := range c.Servers {
+		u.Servers = append(u.Servers, netip.AddrPortFrom(a, 53))
+	}
+	return u
+}
+
 // A File is a resolv.conf that is read again when it changes, so that a
 // container notices the host's move to another network or VPN.
 type File struct {
@@ -127,11 +166,4 @@ func (f *File) Config() Config {
 }
 
 // Upstreams are the file's servers at port 53, for New.
-func (f *File) Upstreams() []netip.AddrPort {
-	servers := f.Config().Servers
-	all := make([]netip.AddrPort, len(servers))
-	for i, a := range servers {
-		all[i] = netip.AddrPortFrom(a, 53)
-	}
-	return all
-}
+func (f *File) Upstreams() Upstreams { return f.Config().Upstreams() }

@@ -14,7 +14,8 @@
 // refused and unreachable is unreachable. UDP goes through one transparent
 // socket inward and one connected socket per flow outward; answers are written
 // with the header of whoever was asked, through a raw socket. Queries to the
-// gateway's port 53 go to the host's own nameservers.
+// gateway's port 53 go to the host's own nameservers, or through package dns
+// where there are names to answer.
 //
 // skiff stays outside of the container's user namespace. As its creator it
 // holds every capability over it (user_namespaces(7)), so what a small task
@@ -37,6 +38,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"skiff/netns/dns"
 	"skiff/netns/ports"
 )
 
@@ -84,6 +86,7 @@ type Options struct {
 	Address  netip.Prefix // of eth0, with the network's length
 	Gateway  netip.Addr   // of R on that network
 	Resolver string       // path of resolv.conf(5); /etc/resolv.conf
+	Names    dns.Names    // answered at the gateway's port 53 before the host's nameservers are asked; or nil
 
 	// Hold is the rung to begin with. Asking for one that an earlier run found
 	// spares the kernel a search for a module.

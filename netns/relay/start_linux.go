@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"skiff/netns/dns"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -15,6 +17,7 @@ type Relay struct {
 	address  netip.Prefix
 	gateway  netip.Addr
 	resolver resolver
+	dns      *dns.Forwarder // or nil: see names_linux.go
 	log      func(string)
 	hold     Hold
 	in       inside
@@ -42,16 +45,14 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := &Relay{address: o.Address, gateway: o.Gateway, log: o.Log, resolver: resolver{path: o.Resolver}}
+	r := &Relay{address: o.Address, gateway: o.Gateway, log: o.Log, resolver: newResolver(o.Resolver)}
 	if !r.address.IsValid() {
 		r.address, r.gateway = DefaultAddress, DefaultGateway
-	}
-	if r.resolver.path == "" {
-		r.resolver.path = "/etc/resolv.conf"
 	}
 	if !r.gateway.Is4() || !r.address.Contains(r.gateway) || r.gateway == r.address.Addr() {
 		return nil, &Error{Step: "look at addresses", Err: unix.EINVAL}
 	}
+	r.dns = r.newForwarder(&o)
 	r.limit()
 	started := make(chan error, 1)
 	r.done.Add(1)
@@ -103,6 +104,9 @@ func (r *Relay) Close() error {
 		unix.Shutdown(r.in.tcp, unix.SHUT_RDWR) // wakes the first loop
 	}
 	r.done.Wait()
+	if r.dns != nil {
+		r.dns.Close()
+	}
 	r.closeInside()
 	return nil
 }

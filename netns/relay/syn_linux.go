@@ -78,6 +78,10 @@ func (l *loop) dial(h *held) {
 		l.fail(h, unix.EACCES)
 		return
 	case resolve:
+		if l.relay.dns != nil {
+			l.answered(h)
+			return
+		}
 		servers := l.relay.resolver.at(l.now)
 		to, zone = servers[h.server%len(servers)].addr, servers[h.server%len(servers)].zone
 	}
@@ -205,8 +209,10 @@ func (l *loop) sweepHeld() {
 		if !h.passed {
 			l.verdict(h.id, false)
 		}
-		abort(h.outer.fd)
-		l.discard(h.outer)
+		if h.outer != nil {
+			abort(h.outer.fd)
+			l.discard(h.outer)
+		}
 	}
 }
 
@@ -233,7 +239,11 @@ func (a *listener) accept(l *loop, n int) {
 		in := &end{fd: fd}
 		if h := l.held[t]; h != nil && h.passed {
 			delete(l.held, t)
-			l.join(in, h.outer)
+			if h.outer == nil {
+				l.converse(fd)
+			} else {
+				l.join(in, h.outer)
+			}
 			continue
 		}
 		if l.relay.hold != HoldNone {
@@ -289,6 +299,10 @@ func (l *loop) acceptFirst(in *end, t tuple) {
 		closeFD(in.fd)
 		return
 	case resolve:
+		if l.relay.dns != nil {
+			l.converse(in.fd)
+			return
+		}
 		s := l.relay.resolver.at(l.now)[0]
 		to, zone = s.addr, s.zone
 	}
