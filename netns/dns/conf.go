@@ -1,7 +1,10 @@
 package dns
 
 import (
+	"bytes"
+	"io"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -63,13 +66,13 @@ func (c Config) Direct() bool {
 }
 
 // Text is the resolv.conf of a container that asks servers.
-func (c Config) Text(servers []netip.Addr) string {
+func (c Config) Text(servers []string) string {
 	var b strings.Builder
-	for _, a := range servers {
-		b.WriteString("nameserver " + a.String() + "\n")
-	}
 	if len(c.Search) > 0 {
 		b.WriteString("search " + strings.Join(c.Search, " ") + "\n")
+	}
+	for _, a := range servers {
+		b.WriteString("nameserver " + a + "\n")
 	}
 	if len(c.Options) > 0 {
 		b.WriteString("options " + strings.Join(c.Options, " ") + "\n")
@@ -134,6 +137,22 @@ type stamp struct {
 // maxSize bounds what is read of a resolv.conf, bytes.
 const maxSize = 64 << 10
 
+// readHead reads a file of that size, the first whole lines of a larger one than
+// is read at most.
+func readHead(path string, size int64) ([]byte, error) {
+	if size <= maxSize {
+		return smallfile.Read(path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text := make([]byte, maxSize)
+	n, err := io.ReadFull(f, text)
+	return text[:bytes.LastIndexByte(text[:n], '\n')+1], err
+}
+
 // Open returns the file at path, which need not exist: then the local host is
 // asked, as resolv.conf(5) has it.
 func Open(path string) *File { return &File{path: path} }
@@ -149,8 +168,8 @@ func (f *File) Config() Config {
 	if err == nil && now == f.seen {
 		return f.config
 	}
-	if err == nil && st.Size <= maxSize {
-		if text, err := smallfile.Read(f.path); err == nil {
+	if err == nil && st.Mode&syscall.S_IFMT == syscall.S_IFREG {
+		if text, err := readHead(f.path, st.Size); err == nil {
 			// A file written in this very tick of the clock may change again
 			// without its stamp changing: read it next time too.
 			if time.Since(time.Unix(st.Mtim.Unix())) > time.Second {

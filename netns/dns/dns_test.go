@@ -31,13 +31,21 @@ func reply(q []byte, tail ...byte) []byte {
 // server is an upstream on UDP and TCP at one port of 127.0.0.1.
 func server(t *testing.T, answer func(network string, q []byte) [][]byte) netip.AddrPort {
 	t.Helper()
-	u, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp4", u.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
+	var u net.PacketConn
+	var l net.Listener
+	for try := 0; l == nil; try++ {
+		var err error
+		if u, err = net.ListenPacket("udp4", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		// Somebody's connection may have that port.
+		if l, err = net.Listen("tcp4", u.LocalAddr().String()); err != nil {
+			u.Close()
+			if try == 100 {
+				t.Fatal(err)
+			}
+			l = nil
+		}
 	}
 	t.Cleanup(func() { u.Close(); l.Close() })
 	go func() {
@@ -238,7 +246,7 @@ func TestParse(t *testing.T) {
 	if len(c.Servers) != 3 || c.Servers[0].String() != "192.0.2.1" || c.Servers[1].Zone() != "eth0" || c.Direct() {
 		t.Errorf("%+v", c)
 	}
-	if got, want := c.Text([]netip.Addr{netip.MustParseAddr("10.88.0.1")}), "nameserver 10.88.0.1\nsearch b.example c.example\noptions ndots:2 edns0 rotate\n"; got != want {
+	if got, want := c.Text([]string{"10.88.0.1"}), "search b.example c.example\nnameserver 10.88.0.1\noptions ndots:2 edns0 rotate\n"; got != want {
 		t.Errorf("%q", got)
 	}
 	for text, direct := range map[string]bool{
