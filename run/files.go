@@ -75,6 +75,11 @@ func hostsFile(o *Options, hostname string, link Link) string {
 // hostNames are docker's and podman's names for the host.
 var hostNames = [...]string{"host.docker.internal", "host.containers.internal"}
 
+// wantsHost reports whether the user asks for a way to the host by naming it.
+func (o *Options) wantsHost() bool {
+	return slices.ContainsFunc(o.AddHosts, func(h Host) bool { return h.Address == "host-gateway" })
+}
+
 // ownNames are the host name and, of one with a domain, its first label.
 func ownNames(hostname string) string {
 	if first, _, ok := strings.Cut(hostname, "."); ok && first != "" {

@@ -67,7 +67,7 @@ func (r *Runner) network(o *Options, id string, published []ports.Socket) (*netw
 	}
 	return &network{
 		link: Link{Address: relay.DefaultAddress.Addr(), Gateway: relay.DefaultGateway, DNS: []string{relay.DefaultGateway.String()}},
-		to:   &relayed{say: r.Say, store: r.Store, ports: published},
+		to:   &relayed{say: r.Say, store: r.Store, ports: published, hostGateway: o.wantsHost()},
 	}, nil
 }
 
@@ -169,6 +169,8 @@ type relayed struct {
 	store   *store.Store
 	ports   []ports.Socket
 	started chan started // of the last begin
+
+	hostGateway bool
 }
 
 // A started is what became of a relay's start.
@@ -192,7 +194,7 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 	n.started = make(chan started, 1)
 	o := relay.Options{
 		PID: pr.PID, UserNS: ids.Kind != idmap.Host, Ready: ready,
-		Hold: relay.ParseHold(n.store.Fact(holdFact)), Ports: n.ports,
+		Hold: relay.ParseHold(n.store.Fact(holdFact)), Ports: n.ports, HostGateway: n.hostGateway,
 		Log: func(line string) { n.say("%s", line) },
 	}
 	go func() {

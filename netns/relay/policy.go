@@ -8,6 +8,7 @@ type ruling uint8
 const (
 	allow   ruling = iota
 	resolve        // to a nameserver of the host
+	outward        // to the host's own address
 	refuse         // as a machine without such a service does
 	forbid         // as an administrator's filter does
 )
@@ -23,6 +24,9 @@ func (r *Relay) rule(dst netip.AddrPort) ruling {
 	if a == r.gateway {
 		if dst.Port() == 53 {
 			return resolve
+		}
+		if r.hostGateway && dst.Port() != 0 {
+			return outward
 		}
 		return refuse
 	}

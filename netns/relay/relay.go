@@ -86,7 +86,11 @@ type Options struct {
 	Address  netip.Prefix // of eth0, with the network's length
 	Gateway  netip.Addr   // of R on that network
 	Resolver string       // path of resolv.conf(5); /etc/resolv.conf
-	Names    dns.Names    // answered at the gateway's port 53 before the host's nameservers are asked; or nil
+	// HostGateway lets the gateway's address stand for the host: what listens
+	// there at all addresses, or at the one it reaches out from, is reached by it.
+	HostGateway bool
+
+	Names dns.Names // answered at the gateway's port 53 before the host's nameservers are asked; or nil
 
 	// Hold is the rung to begin with. Asking for one that an earlier run found
 	// spares the kernel a search for a module.

@@ -17,10 +17,13 @@ type Relay struct {
 	address  netip.Prefix
 	gateway  netip.Addr
 	resolver resolver
+	host     outwardAddr
 	dns      *dns.Forwarder // or nil: see names_linux.go
-	log      func(string)
-	hold     Hold
-	in       inside
+
+	hostGateway bool // the gateway stands for the host
+	log         func(string)
+	hold        Hold
+	in          inside
 
 	first, second *loop
 	listener      *listener
@@ -45,7 +48,7 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := &Relay{address: o.Address, gateway: o.Gateway, log: o.Log, resolver: newResolver(o.Resolver)}
+	r := &Relay{address: o.Address, gateway: o.Gateway, log: o.Log, resolver: newResolver(o.Resolver), hostGateway: o.HostGateway}
 	if !r.address.IsValid() {
 		r.address, r.gateway = DefaultAddress, DefaultGateway
 	}

@@ -84,6 +84,12 @@ func (l *loop) dial(h *held) {
 		}
 		servers := l.relay.resolver.at(l.now)
 		to, zone = servers[h.server%len(servers)].addr, servers[h.server%len(servers)].zone
+	case outward:
+		var errno syscall.Errno
+		if to, errno = l.relay.host.at(l.now, to.Port()); errno != 0 {
+			l.fail(h, errno)
+			return
+		}
 	}
 	e, errno := l.outer(to, zone)
 	switch errno {
@@ -305,6 +311,13 @@ func (l *loop) acceptFirst(in *end, t tuple) {
 		}
 		s := l.relay.resolver.at(l.now)[0]
 		to, zone = s.addr, s.zone
+	case outward:
+		var errno syscall.Errno
+		if to, errno = l.relay.host.at(l.now, to.Port()); errno != 0 {
+			abort(in.fd)
+			closeFD(in.fd)
+			return
+		}
 	}
 	out, errno := l.outer(to, zone)
 	if errno != 0 {

@@ -19,6 +19,7 @@ type flow struct {
 	server   int    // nameserver that is asked, for the gateway's port 53
 	query    []byte // last query to it, until it is answered
 	resolve  bool
+	outward  bool
 }
 
 // Seconds of silence after which a flow is forgotten (RFC 4787, REQ-5, wants
@@ -191,6 +192,8 @@ func (l *loop) newFlow(t tuple) *flow {
 		return nil
 	case resolve:
 		f.resolve = true
+	case outward:
+		f.outward = true
 	}
 	if len(l.flows) >= l.relay.mostFlows {
 		l.evict()
@@ -212,6 +215,12 @@ func (l *loop) open(f *flow) syscall.Errno {
 		servers := l.relay.resolver.at(l.now)
 		s := servers[f.server%len(servers)]
 		to, zone = s.addr, s.zone
+	}
+	if f.outward {
+		var errno syscall.Errno
+		if to, errno = l.relay.host.at(l.now, to.Port()); errno != 0 {
+			return errno
+		}
 	}
 	family := unix.AF_INET
 	if to.Addr().Is6() {

@@ -15,15 +15,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileSystems are those that stores are found on, and what speaks against some.
-// Source: statfs(2), linux/magic.h.
-var fileSystems = map[int64]struct{ name, against string }{
-	unix.EXT4_SUPER_MAGIC: {name: "ext4"}, unix.XFS_SUPER_MAGIC: {name: "xfs"}, unix.BTRFS_SUPER_MAGIC: {name: "btrfs"},
-	unix.TMPFS_MAGIC: {"tmpfs", "it is in memory, and gone with the next boot"}, unix.F2FS_SUPER_MAGIC: {name: "f2fs"},
-	0x2fc12fc1: {name: "zfs"}, 0xca451a4e: {name: "bcachefs"},
-	unix.NFS_SUPER_MAGIC:       {"nfs", "overlay cannot write to it; put the store on a local disk with --root or SKIFF_ROOT"},
-	unix.OVERLAYFS_SUPER_MAGIC: {"overlay", "overlay cannot write to itself; put the store on a volume with --root or SKIFF_ROOT"},
-	unix.FUSE_SUPER_MAGIC:      {"fuse", "slow for layers; put the store on a local disk with --root or SKIFF_ROOT"},
+// fileSystem is the name of a kind that stores are found on, and what speaks
+// against it. Source: statfs(2), linux/magic.h.
+func fileSystem(kind int64) (name, against string) {
+	switch kind {
+	case unix.EXT4_SUPER_MAGIC:
+		return "ext4", ""
+	case unix.XFS_SUPER_MAGIC:
+		return "xfs", ""
+	case unix.BTRFS_SUPER_MAGIC:
+		return "btrfs", ""
+	case unix.F2FS_SUPER_MAGIC:
+		return "f2fs", ""
+	case 0x2fc12fc1:
+		return "zfs", ""
+	case 0xca451a4e:
+		return "bcachefs", ""
+	case unix.TMPFS_MAGIC:
+		return "tmpfs", "it is in memory, and gone with the next boot"
+	case unix.NFS_SUPER_MAGIC:
+		return "nfs", "overlay cannot write to it; put the store on a local disk with --root or SKIFF_ROOT"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlay", "overlay cannot write to itself; put the store on a volume with --root or SKIFF_ROOT"
+	case unix.FUSE_SUPER_MAGIC:
+		return "fuse", "slow for layers; put the store on a local disk with --root or SKIFF_ROOT"
+	}
+	return fmt.Sprintf("file system %#x", kind), ""
 }
 
 // little is so little room that an image may not fit, bytes.
@@ -39,18 +56,15 @@ func space(h *Host) Finding {
 	if err := unix.Statfs(root, &st); err != nil {
 		return Finding{Status: Missing, Uses: err.Error(), Needed: true}
 	}
-	kind := fileSystems[int64(st.Type)]
-	if kind.name == "" {
-		kind.name = fmt.Sprintf("file system %#x", st.Type)
-	}
+	kind, against := fileSystem(int64(st.Type))
 	free := int64(st.Bavail) * int64(st.Bsize)
-	f := Finding{Status: OK, Uses: fmt.Sprintf("%s, %s, %s free", root, kind.name, units.HumanSizeWithPrecision(float64(free), 3)), Why: kind.against, Needed: true}
+	f := Finding{Status: OK, Uses: fmt.Sprintf("%s, %s, %s free", root, kind, units.HumanSizeWithPrecision(float64(free), 3)), Why: against, Needed: true}
 	switch {
 	case h.Store.ReadOnly():
 		f.Status, f.Why = Limited, "it is read-only: images can be run, and none pulled"
 	case h.Store.Writable() != nil:
 		f.Status, f.Why = Limited, h.Store.Writable().Error()
-	case kind.against != "":
+	case against != "":
 		f.Status = Limited
 	case free < little:
 		f.Status, f.Why, f.Cure = Limited, "there is little room", "skiff system prune --all"

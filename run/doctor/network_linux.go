@@ -15,11 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modules are what the relay asks the kernel for, and the names of their files.
-var modules = map[string]string{
-	"nfnetlink": "nfnetlink", "nf_tables": "nf_tables", "nft_tproxy": "nft_tproxy", "veth": "veth",
-}
-
 // network starts the relay for a task, which is a user's network, and root's
 // where the host is in the way of the other.
 func network(h *Host) Finding {
@@ -38,8 +33,8 @@ func network(h *Host) Finding {
 	switch {
 	case errors.As(err, &e):
 		f := Finding{Status: Missing, Uses: err.Error(), Why: "containers run with --network none or host alone", Needed: needed}
-		if m := modules[e.Missing]; m != "" {
-			f.Cure = "sudo modprobe " + m
+		if e.Missing != "" {
+			f.Cure = "sudo modprobe " + e.Missing // the relay's words are the modules'
 		}
 		return f
 	case err != nil:
