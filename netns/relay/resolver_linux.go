@@ -1,11 +1,10 @@
 package relay
 
 import (
+	"net"
 	"net/netip"
 	"strconv"
-	"strings"
 
-	"skiff/internal/smallfile"
 	"skiff/netns/dns"
 )
 
@@ -55,15 +54,15 @@ func nameservers(servers []netip.Addr) []nameserver {
 }
 
 // interfaceIndex is the index of an interface of the host, given by name or
-// number; 0 if there is none.
+// number; 0 if there is none. The kernel is asked, not sysfs, which shows the
+// network namespace that it was mounted in.
 func interfaceIndex(zone string) uint32 {
 	if n, err := strconv.ParseUint(zone, 10, 32); err == nil {
 		return uint32(n)
 	}
-	if strings.ContainsAny(zone, "/.") {
+	link, err := net.InterfaceByName(zone)
+	if err != nil {
 		return 0
 	}
-	text, _ := smallfile.Read("/sys/class/net/" + zone + "/ifindex")
-	n, _ := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
-	return uint32(n)
+	return uint32(link.Index)
 }
