@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"skiff/internal/idmap"
+	"skiff/internal/plan"
 	"skiff/netns/bridge"
 	"skiff/netns/dns"
 	"skiff/netns/lease"
@@ -32,6 +33,7 @@ func (e *NetworkError) Unwrap() error { return e.Err }
 type network struct {
 	link Link // what the container sees; empty without a default network
 	to   connector
+	laps *plan.Laps // of what it took, with SKIFF_TRACE
 }
 
 // A connector gives a container its network, in two steps on the way up.
@@ -58,8 +60,12 @@ func (r *Runner) network(o *Options, id string, published []ports.Socket) (*netw
 	if o.Network != NetworkDefault {
 		return &network{}, nil
 	}
+	var laps *plan.Laps
+	if o.Trace {
+		laps = plan.NewLaps()
+	}
 	if os.Geteuid() == 0 {
-		n, err := r.bridge(o, id, published)
+		n, err := r.bridge(o, id, published, laps)
 		var missing *bridge.MissingError
 		if err == nil || !errors.As(err, &missing) && !errors.Is(err, bridge.ErrForwardBlocked) && !errors.Is(err, bridge.ErrNoSubnet) {
 			return n, err
@@ -67,7 +73,8 @@ func (r *Runner) network(o *Options, id string, published []ports.Socket) (*netw
 	}
 	return &network{
 		link: Link{Address: relay.DefaultAddress.Addr(), Gateway: relay.DefaultGateway, DNS: []string{relay.DefaultGateway.String()}},
-		to:   &relayed{say: r.Say, store: r.Store, ports: published, hostGateway: o.wantsHost()},
+		to:   &relayed{say: r.Say, store: r.Store, ports: published, hostGateway: o.wantsHost(), laps: laps},
+		laps: laps,
 	}, nil
 }
 
@@ -87,8 +94,8 @@ type bridged struct {
 	ports     []ports.Socket
 }
 
-func (r *Runner) bridge(o *Options, id string, published []ports.Socket) (_ *network, err error) {
-	b := &bridged{container: bridge.Container{ID: id}, say: r.Say, ports: published}
+func (r *Runner) bridge(o *Options, id string, published []ports.Socket, laps *plan.Laps) (_ *network, err error) {
+	b := &bridged{container: bridge.Container{ID: id, Laps: laps}, say: r.Say, ports: published}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -104,6 +111,7 @@ func (r *Runner) bridge(o *Options, id string, published []ports.Socket) (_ *net
 	if err != nil {
 		return nil, err
 	}
+	laps.Lap("bridge: prepare host")
 	leases, err := lease.Open(bridgeDir + "/leases")
 	if err != nil {
 		return nil, err
@@ -115,8 +123,9 @@ func (r *Runner) bridge(o *Options, id string, published []ports.Socket) (_ *net
 	if err != nil {
 		return nil, err
 	}
+	laps.Lap("bridge: lease address")
 	b.container.Addr = b.lease.Addr
-	n := &network{link: Link{Address: b.lease.Addr, Gateway: b.host.Gateway}, to: b}
+	n := &network{link: Link{Address: b.lease.Addr, Gateway: b.host.Gateway}, to: b, laps: laps}
 	servers := config.Servers
 	if o.DNS == nil && !config.Direct() {
 		b.container.DNS = dns.New(nil, file.Upstreams)
@@ -137,6 +146,7 @@ func (b *bridged) connect(pr *Process, inside int) error {
 	}
 	defer unix.Close(ns)
 	b.container.NSFD, b.container.InsideFD = ns, inside
+	b.container.Laps.Start()
 	if b.attached, err = b.host.Attach(b.container); err != nil {
 		return &NetworkError{err}
 	}
@@ -147,6 +157,7 @@ func (b *bridged) connect(pr *Process, inside int) error {
 	if _, err := b.host.Publish(b.attached, b.container.Addr, b.ports); err != nil {
 		return &NetworkError{err}
 	}
+	b.container.Laps.Lap("bridge: publish ports")
 	_, err = relay.Forward(context.Background(), b.container.Addr, b.ports, func(line string) { b.say("%s", line) })
 	return err
 }
@@ -171,6 +182,7 @@ type relayed struct {
 	started chan started // of the last begin
 
 	hostGateway bool
+	laps        *plan.Laps
 }
 
 // A started is what became of a relay's start.
@@ -194,9 +206,10 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 	n.started = make(chan started, 1)
 	o := relay.Options{
 		PID: pr.PID, UserNS: ids.Kind != idmap.Host, Ready: ready,
-		Hold: relay.ParseHold(n.store.Fact(holdFact)), Ports: n.ports, HostGateway: n.hostGateway,
+		Hold: relay.ParseHold(n.store.Fact(holdFact)), Ports: n.ports, HostGateway: n.hostGateway, Laps: n.laps,
 		Log: func(line string) { n.say("%s", line) },
 	}
+	n.laps.Start()
 	go func() {
 		r, err := relay.Start(context.Background(), o)
 		// Not that there is none: a module may come.

@@ -38,6 +38,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"skiff/internal/plan"
 	"skiff/netns/dns"
 	"skiff/netns/ports"
 )
@@ -99,6 +100,9 @@ type Options struct {
 	// Ports are sockets of the host that lead to the container. They stay the
 	// caller's, open until the relay is closed or the process ends.
 	Ports []ports.Socket
+
+	// Laps gets the times of the steps, or is nil.
+	Laps *plan.Laps
 
 	// Log gets one line about what is wrong with a running relay, or is nil.
 	Log func(string)

@@ -118,19 +118,23 @@ func (r *Relay) setUp(o *Options) (err error) {
 	if err := task.Passed(p.made); err != nil {
 		return stepError(err)
 	}
+	o.Laps.Lap("relay: make router namespace")
 	in := &r.in
 	in.router, in.netfilter, in.tcp, in.udp, in.raw = task.Reg(p.fds[0]), task.Reg(p.fds[1]), task.Reg(p.fds[2]), task.Reg(p.fds[3]), task.Reg(p.fds[4])
 	if err := r.listen(); err != nil {
 		return err
 	}
+	o.Laps.Lap("relay: make sockets ready")
 	if err := r.filter(o.Hold); err != nil {
 		return err
 	}
+	o.Laps.Lap("relay: add nftables rules")
 	if o.Ready != nil {
 		if err := o.Ready(); err != nil {
 			return &Error{Step: "wait for container", Err: err}
 		}
 	}
+	o.Laps.Lap("relay: wait for container")
 	peer, err := openNS(o.PID, "net")
 	if err != nil {
 		return err
@@ -146,10 +150,12 @@ func (r *Relay) setUp(o *Options) (err error) {
 	if _, err := task.Wait(); err != nil {
 		return stepError(err)
 	}
+	o.Laps.Lap("relay: create veth")
 	in.container = task.Reg(p.fds[5])
 	if err := r.configure(route, np0, netlink.New(in.container)); err != nil {
 		return err
 	}
+	o.Laps.Lap("relay: configure addresses")
 	unix.Close(in.router)
 	unix.Close(in.container)
 	if len(o.Ports) > 0 {

@@ -70,6 +70,7 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 		if err == nil && len(o.Ports) > 0 {
 			err = r.first.enter(r.address, r.stock, o.Ports)
 		}
+		o.Laps.Lap("relay: watch sockets")
 		started <- err
 		if err == nil {
 			r.first.run()
