@@ -14,7 +14,7 @@
 //
 // There is no cache. The host's resolver is one, as a rule on this machine, and
 // knows better: a cache here would go on answering from the VPN that was left.
-// Measured with a server on 127.0.0.1, a forwarded query takes 0.1 ms longer.
+// Measured with a server on 127.0.0.1, a forwarded query takes 0.04 to 0.08 ms longer.
 //
 // Source: RFC 1035 (messages), RFC 7766 (TCP), resolv.conf(5).
 //
