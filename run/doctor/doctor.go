@@ -11,6 +11,8 @@
 package doctor
 
 import (
+	"sync"
+
 	"skiff/internal/idmap"
 	"skiff/pull/store"
 )
@@ -44,12 +46,13 @@ type Host struct {
 
 // probes are in the order of what builds on what.
 var probes = []struct {
-	name string
-	find func(*Host) Finding
+	name   string
+	find   func(*Host) Finding
+	inside bool // needs the namespaces that userns tries
 }{
-	{"userns", userns}, {"ids", ids}, {"idmap", idMapped}, {"proc", proc}, {"overlay", overlay},
-	{"store", space}, {"cgroup", cgroups}, {"seccomp", filters}, {"landlock", landlock},
-	{"network", network}, {"bridge", bridged}, {"ports", ports}, {"ping", ping},
+	{"userns", userns, false}, {"ids", ids, true}, {"idmap", idMapped, true}, {"proc", proc, true}, {"overlay", overlay, true},
+	{"store", space, false}, {"cgroup", cgroups, false}, {"seccomp", filters, false}, {"landlock", landlock, false},
+	{"network", network, true}, {"bridge", bridged, false}, {"ports", ports, false}, {"ping", ping, false},
 }
 
 // Names are what can be examined, in order.
@@ -65,11 +68,19 @@ func Names() (list []string) {
 //
 // The calling goroutine must be locked to its thread: tasks are tied to it.
 func Examine(h *Host, wanted func(name string) bool) (all []Finding) {
+	first := sync.OnceValue(func() Finding { return userns(h) })
 	for _, p := range probes {
 		if !wanted(p.name) {
 			continue
 		}
-		if f := p.find(h); f.Status != "" {
+		f := Finding{Status: Missing, Uses: "not tried, for want of namespaces: see userns", Needed: true}
+		switch {
+		case p.name == "userns":
+			f = first()
+		case !p.inside || first().Status != Missing:
+			f = p.find(h)
+		}
+		if f.Status != "" {
 			f.Name = p.name
 			all = append(all, f)
 		}

@@ -137,18 +137,28 @@ func idMapped(h *Host) Finding {
 }
 
 // proc tries to mount what a container has of its own: where parts of the
-// caller's /proc are hidden, the kernel shows no new one (mount_too_revealing).
+// caller's /proc are hidden, the kernel shows no new one (mount_too_revealing),
+// and a run binds the caller's.
 func proc(h *Host) Finding {
-	err := trial{ids: own(h.IDs), fill: func(p *plan.Plan) {
-		p.Call("mount proc", unix.SYS_MOUNT, p.Str("proc"), p.Str("/proc"), p.Str("proc"), plan.Int(0), plan.Int(0))
-		p.Call("mount sysfs", unix.SYS_MOUNT, p.Str("sysfs"), p.Str("/sys"), p.Str("sysfs"), plan.Int(unix.MS_RDONLY), plan.Int(0))
-	}}.run()
-	var step *plan.Error
+	mounting := func(kind, at string, flags int) error {
+		return trial{ids: own(h.IDs), fill: func(p *plan.Plan) {
+			p.Call("mount "+kind, unix.SYS_MOUNT, p.Str(kind), p.Str(at), p.Str(kind), plan.Int(flags), plan.Int(0))
+		}}.run()
+	}
+	if err := mounting("sysfs", "/sys", unix.MS_RDONLY); err != nil {
+		c := UserNamespaces(err, Setting)
+		if permission(err) {
+			c = Cause{Why: "parts of /sys are hidden from skiff, as in another container: run that one with `--security-opt systempaths=unconfined`"}
+		}
+		return missing(err, c)
+	}
+	err := mounting("proc", "/proc", 0)
 	switch {
 	case err == nil:
 		return Finding{Status: OK, Uses: "a container has a /proc and /sys of its own", Needed: true}
-	case errors.As(err, &step) && permission(step.Err) && strings.HasPrefix(step.Step, "mount "):
-		return missing(err, Cause{Why: "parts of /proc or /sys are hidden from skiff, as in another container: run that one with `--security-opt systempaths=unconfined`"})
+	case permission(err):
+		return Finding{Status: Limited, Uses: "the /proc around skiff, in which a container's own processes do not show", Needed: true,
+			Why: "parts of it are hidden from skiff, as in another container: run that one with `--security-opt systempaths=unconfined`"}
 	}
 	return missing(err, UserNamespaces(err, Setting))
 }
