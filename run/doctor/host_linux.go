@@ -121,15 +121,14 @@ func filters(*Host) Finding {
 	allow := binary.NativeEndian.AppendUint16(nil, unix.BPF_RET|unix.BPF_K)
 	allow = binary.NativeEndian.AppendUint32(append(allow, 0, 0), unix.SECCOMP_RET_ALLOW)
 	p := plan.New()
-	program := p.Buffer(16) // struct sock_fprog
-	filter := p.Bytes(allow)
-	p.Point(program, 8, filter)
+	fprog := binary.NativeEndian.AppendUint16(nil, 1) // struct sock_fprog: one instruction, and where
+	program := p.Bytes(append(fprog, make([]byte, 14)...))
+	p.Point(program, 8, p.Bytes(allow))
 	p.Call("no new privileges", unix.SYS_PRCTL, plan.Int(unix.PR_SET_NO_NEW_PRIVS), plan.Int(1), plan.Int(0), plan.Int(0), plan.Int(0))
 	p.Call("seccomp", unix.SYS_SECCOMP, plan.Int(unix.SECCOMP_SET_MODE_FILTER), plan.Int(0), program)
 	p.Call("exit", unix.SYS_EXIT_GROUP, plan.Int(0))
 	task, err := p.Start(plan.Clone{})
 	if err == nil {
-		binary.NativeEndian.PutUint16(task.Data(program), 1)
 		_, err = task.Wait()
 		unix.Close(task.Pidfd)
 	}
