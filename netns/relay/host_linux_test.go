@@ -10,11 +10,10 @@ import (
 func TestHostGateway(t *testing.T) {
 	needWorld(t)
 	for _, at := range []string{"0.0.0.0:3100", "127.0.0.1:3101"} {
-		if got := listenHere([]string{"tcp", at}); got != "ok" {
-			t.Fatal(got)
-		}
-		if err := serveUDP(at); err != nil {
-			t.Fatal(err)
+		for _, transport := range []string{"tcp", "udp"} {
+			if got := listenHere([]string{transport, at}); got != "ok" {
+				t.Fatal(got)
+			}
 		}
 	}
 	for _, hold := range []Hold{HoldAny, HoldNone} {

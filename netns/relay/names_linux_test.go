@@ -61,9 +61,9 @@ func nameserverAt(t *testing.T, address string) {
 	}()
 }
 
-// TestNames looks names up from inside: ours and the host's, over both
+// TestOwnNames looks names up from inside: ours and the host's, over both
 // transports, on every rung.
-func TestNames(t *testing.T) {
+func TestOwnNames(t *testing.T) {
 	needWorld(t)
 	nameserverAt(t, "127.0.0.1:53")
 	conf := filepath.Join(t.TempDir(), "resolv.conf")
