@@ -51,9 +51,10 @@ func TestMatrix(t *testing.T) {
 				}
 			}
 			for _, what := range []string{
-				"tell [2001:db8:3::9]:7", // a router has no route
-				"tell 203.0.113.9:7",     // nobody has
-				"tell [2001:db8:9::9]:7", // nobody has
+				"gone " + outsideIP + ":26", // who answers is told
+				"tell [2001:db8:3::9]:7",    // a router has no route
+				"tell 203.0.113.9:7",        // nobody has
+				"tell [2001:db8:9::9]:7",    // nobody has
 			} {
 				compare(t, c, what)
 			}
@@ -82,13 +83,17 @@ func TestMatrix(t *testing.T) {
 func compare(t *testing.T, c *child, what string) {
 	t.Helper()
 	words := strings.Fields(what)
+	noted := words[0] == "abort" || words[0] == "gone" // outside
 	native := parts[words[0]](words[1:])
-	if words[0] == "abort" {
-		native += " " + outside.do(t, "end")
+	if noted {
+		native += ", outside " + outside.do(t, "end")
+	}
+	if words[0] == "gone" && !strings.HasSuffix(native, "ECONNREFUSED") {
+		t.Errorf("%s: natively %s: who answers is not told", what, native)
 	}
 	got := c.do(t, "%s", what)
-	if words[0] == "abort" {
-		got += " " + outside.do(t, "end")
+	if noted {
+		got += ", outside " + outside.do(t, "end")
 	}
 	if !alike(got, native) {
 		t.Errorf("%s: %s, natively %s", what, got, native)

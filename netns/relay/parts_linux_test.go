@@ -37,6 +37,7 @@ func init() {
 		"many":   many,
 		"udp":    udp,
 		"burst":  burst,
+		"gone":   gone,
 		"slow":   slow,
 		"abort":  abortHere,
 		"end":    lastEnd,
@@ -78,6 +79,7 @@ func word(err error) string {
 //	19: reads a number n, sends n bytes, closes
 //	21: resets after the first byte      22: closes its side at once, then echoes what it got
 //	23: as 9, but waits for 0.4 s        24: notes how the connection ends
+//	26 udp: answers late and often, and notes when it is told that nobody listens
 //	25: echoes when it has everything    53 tcp and udp: all names are 192.0.2.53
 func serveOutside([]string) string {
 	c, err := netlink.Open(unix.NETLINK_ROUTE)
@@ -148,6 +150,7 @@ func serveOutside([]string) string {
 			c.Write(append([]byte{byte(len(a) >> 8), byte(len(a))}, a...))
 		}
 	}
+	go serveLate()
 	if err := serveUDP(":53", answerName); err != nil {
 		return word(err)
 	}
@@ -437,7 +440,41 @@ func abortHere(a []string) string {
 	return word(c.Close())
 }
 
-// lastEnds are how connections to 24 ended.
+// serveLate serves one datagram after the other.
+func serveLate() {
+	for {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Bind(fd, &unix.SockaddrInet4{Port: 26})
+		}
+		var from unix.Sockaddr
+		if err == nil {
+			_, from, err = unix.Recvfrom(fd, make([]byte, 10), 0)
+		}
+		if err == nil {
+			err = unix.Connect(fd, from)
+		}
+		for try := 0; err == nil && try < 50; try++ {
+			time.Sleep(10 * time.Millisecond)
+			_, err = unix.Write(fd, []byte("late"))
+		}
+		unix.Close(fd)
+		lastEnds <- word(err)
+	}
+}
+
+// gone ADDRESS sends a datagram and does not wait for the answer.
+func gone(a []string) string {
+	c, err := net.Dial("udp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	_, err = c.Write([]byte("word"))
+	return word(err)
+}
+
+// lastEnds are how connections to 24 and flows to 26 ended.
 var lastEnds = make(chan string, 100)
 
 // lastEnd waits for one of them.
