@@ -230,7 +230,7 @@ func (n *relayed) connect(pr *Process, inside int) error {
 		failed.Missing = e.Missing
 	}
 	if failed.Missing != "" && len(n.ports) == 0 {
-		err := pasta(pr.PID, inside)
+		err := pasta(pr.PID, inside, n.options)
 		if err == nil {
 			return nil
 		}
