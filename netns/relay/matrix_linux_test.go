@@ -37,7 +37,7 @@ func TestMatrix(t *testing.T) {
 					"half out %s:22 1000000",
 					"rst %s:21",
 					"abort %s:24",
-					"slow %s:23 67108864",
+					"slow %h 67108864",
 					"udp %s:7 0 1",
 					"udp %s:7 1 20",
 					"udp %s:7 1472 5",
@@ -47,6 +47,7 @@ func TestMatrix(t *testing.T) {
 					"udp %s:4 10 1",
 					"tell %s:4",
 				} {
+					what = strings.ReplaceAll(what, "%h", strings.Trim(to, "[]"))
 					compare(t, c, strings.ReplaceAll(what, "%s", to))
 				}
 			}

@@ -78,7 +78,7 @@ func word(err error) string {
 //	7 tcp and udp: echo          9: discards, answers the digest at the end
 //	19: reads a number n, sends n bytes, closes
 //	21: resets after the first byte      22: closes its side at once, then echoes what it got
-//	23: as 9, but waits for 0.4 s        24: notes how the connection ends
+//	23: as 9, but waits for one to 27    24: notes how the connection ends
 //	26 udp: answers late and often, and notes when it is told that nobody listens
 //	25: echoes when it has everything    53 tcp and udp: all names are 192.0.2.53
 func serveOutside([]string) string {
@@ -131,10 +131,12 @@ func serveOutside([]string) string {
 			fmt.Fprintln(os.Stderr, "outside: after half-close got", n)
 		},
 	}
+	begin := make(chan bool, 1)
 	serve[23] = func(c *net.TCPConn) {
-		time.Sleep(400 * time.Millisecond)
+		<-begin
 		serve[9](c)
 	}
+	serve[27] = func(*net.TCPConn) { begin <- true }
 	serve[24] = func(c *net.TCPConn) {
 		_, err := io.Copy(io.Discard, c)
 		lastEnds <- word(err)
@@ -389,43 +391,45 @@ func burst(a []string) string {
 	return "ok"
 }
 
-// slow ADDRESS BYTES sends to a server that reads late. It says whether the way there
-// was full before, and whether all of it arrived then.
+// slow HOST BYTES sends to a server that does not read until it is told to. It says
+// whether the way there was full before, and whether all of it arrived then.
 func slow(a []string) string {
 	n, _ := strconv.ParseInt(a[1], 10, 64)
-	c, err := net.Dial("tcp", a[0])
+	c, err := net.Dial("tcp", net.JoinHostPort(a[0], "23"))
 	if err != nil {
 		return word(err)
 	}
 	defer c.Close()
 	h := sha256.New()
-	w := io.MultiWriter(c, h)
-	full := false
+	full, b := false, make([]byte, 64<<10)
 	for sent := int64(0); sent < n; {
 		// Whoever takes all of it before the server reads, keeps it in memory.
-		c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		b := make([]byte, 64<<10)
+		if !full {
+			c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		}
 		m, err := c.Write(b)
 		h.Write(b[:m])
 		sent += int64(m)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
 			full = true
 			c.SetWriteDeadline(time.Time{})
-			m, err := io.CopyN(w, noise(), n-sent)
-			sent += m
-			if err != nil {
-				return word(err)
+			if answer := dial([]string{net.JoinHostPort(a[0], "27")}); answer != "ok" {
+				return answer
 			}
-		} else if err != nil {
+		case err != nil:
 			return word(err)
 		}
+	}
+	if !full {
+		return "it takes everything"
 	}
 	c.(*net.TCPConn).CloseWrite()
 	digest, err := io.ReadAll(c)
 	if err != nil || string(digest) != hex.EncodeToString(h.Sum(nil)) {
 		return "digest differs, " + word(err)
 	}
-	return fmt.Sprint("ok, full ", full)
+	return "ok"
 }
 
 // abortHere ADDRESS connects, says a word, and ends with a reset.
