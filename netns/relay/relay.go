@@ -28,10 +28,14 @@
 // ICMP echo requests go out through ping sockets of the host, if it lets the
 // caller have some, and the gateway answers for itself.
 //
-// Limits: of ICMP there is echo, and errors about what was sent. The transport is split at the relay, so TCP options, urgent data
-// and path MTU end there. A UDP socket inside that talks to many has a port of
-// its own outside for each of them. The caller must not reap the container's init
-// before Start has returned, and must not have left the network namespace whose reach the
+// IPv6 has sockets and a table of rules of its own, and is the same otherwise.
+//
+// Limits: of ICMP there is echo, and errors about what was sent. Nothing goes to
+// groups (multicast, broadcast). The transport is split at the relay, so TCP
+// options, the mark of urgent data and path MTU end there, and keep-alives are
+// answered there. A UDP socket inside that talks to many has a port of its own
+// outside for each of them. The caller must not reap the container's init before Start
+// has returned, and must not have left the network namespace whose reach the
 // container shall have.
 package relay
 
