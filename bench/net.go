@@ -44,6 +44,7 @@ type netKind struct {
 var netKinds = []netKind{
 	{"up", 1, "up Gbit/s", "%.2f", 1e9}, {"down", 1, "down Gbit/s", "%.2f", 1e9},
 	{"rr", 1, "requests/s", "%.0f", 1}, {"crr", 1, "connections/s", "%.0f", 1},
+	{"urr", 1, "UDP req./s", "%.0f", 1}, {"flood", 1, "flood Gbit/s", "%.2f", 1e9},
 	{"up", 4, "up 4", "%.2f", 1e9}, {"down", 4, "down 4", "%.2f", 1e9},
 	{"rr", 16, "req. 16", "%.0f", 1}, {"crr", 8, "conn. 8", "%.0f", 1},
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -21,7 +22,8 @@ import (
 // scheduler has as little part in it as can be.
 //
 // The first byte of a connection says what it is for: 'u' the server reads,
-// 'd' it writes, anything else is echoed.
+// 'd' it writes, anything else is echoed. So does that of a datagram: 'f' is
+// counted, 'q' answered with the bytes so far, anything else is echoed.
 //
 // trafficEnv keeps the scheduler's signals out of system calls, and gives those
 // that wait a processor of its own to return to.
@@ -81,8 +83,43 @@ func serveTraffic() error {
 			}
 		}()
 	}
+	if err := serveDatagrams(); err != nil {
+		return err
+	}
 	fmt.Println("ready")
 	bufio.NewScanner(os.Stdin).Scan()
+	return nil
+}
+
+// serveDatagrams serves one client at a time.
+func serveDatagrams() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: trafficPort}); err != nil {
+		return err
+	}
+	go func() {
+		runtime.LockOSThread()
+		b := make([]byte, 64<<10)
+		for count := uint64(0); ; {
+			n, from, err := unix.Recvfrom(fd, b, 0)
+			if err != nil || n == 0 {
+				continue
+			}
+			switch b[0] {
+			case 'f':
+				count += uint64(n)
+			case 'q':
+				unix.Sendto(fd, binary.BigEndian.AppendUint64(nil, count), 0, from)
+				count = 0
+			default:
+				unix.Sendto(fd, b[:n], 0, from)
+			}
+		}
+	}()
 	return nil
 }
 
@@ -165,9 +202,62 @@ func dialTraffic(to netip.AddrPort) (int, error) {
 	return fd, nil
 }
 
+// measureDatagrams is a rate per second: requests of urr, bits of flood, which are
+// those that arrive of datagrams sent as fast as they can be.
+func measureDatagrams(kind string, to netip.AddrPort, d time.Duration) (float64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 300_000})
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}); err != nil {
+		return 0, err
+	}
+	ask := func() (count uint64, err error) {
+		b := make([]byte, 8)
+		for range 10 {
+			if _, err = unix.Write(fd, []byte("q")); err == nil {
+				if _, err = unix.Read(fd, b); err == nil {
+					return binary.BigEndian.Uint64(b), nil
+				}
+			}
+		}
+		return 0, err
+	}
+	if _, err := ask(); err != nil {
+		return 0, err
+	}
+	b := make([]byte, datagram)
+	if kind == "flood" {
+		b[0] = 'f'
+		begin := time.Now()
+		for time.Since(begin) < d {
+			unix.Write(fd, b)
+		}
+		passed := time.Since(begin)
+		count, err := ask()
+		return float64(count) * 8 / passed.Seconds(), err
+	}
+	begin, count := time.Now(), 0.0
+	for time.Since(begin) < d {
+		if err := exchange(fd, b[:message]); err != nil {
+			return 0, err // lost, which nobody should do
+		}
+		count++
+	}
+	return count / time.Since(begin).Seconds(), nil
+}
+
+// datagram is the size of those of a flood, which fit into an Ethernet frame.
+const datagram = 1400
+
 // measureTraffic is a rate per second: bits of up and down, requests of rr,
 // connections of crr.
 func measureTraffic(kind string, to netip.AddrPort, d time.Duration) (float64, error) {
+	if kind == "urr" || kind == "flood" {
+		return measureDatagrams(kind, to, d)
+	}
 	b := make([]byte, chunk)
 	if kind == "crr" {
 		begin, count := time.Now(), 0.0

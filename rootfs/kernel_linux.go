@@ -41,6 +41,9 @@ func BuildKernel(p *plan.Plan, k *Kernel) {
 	b.stage()
 	b.mkdir(filesDir)
 	b.proc()
+	if !k.HostNet {
+		b.network()
+	}
 	b.sys(k)
 	b.dev(k)
 	b.masks(k)
@@ -81,6 +84,23 @@ func (b *builder) proc() {
 	b.mkdir("proc")
 	b.mount("mount proc", "proc", "proc", "proc", nosdx, "").Into(made).Ignore(unix.EPERM)
 	b.mount("bind proc", "/proc", "proc", "", unix.MS_BIND|unix.MS_REC, "").Unless(made)
+}
+
+// network lets programs without capabilities ping and listen on low ports, in
+// the task's own network namespace, whose sysctls /proc/sys/net shows. The range of
+// groups must have ids in the task's user namespace: there may be one only.
+func (b *builder) network() {
+	fd, all := b.Preset(-1), b.Preset(-1)
+	write := func(step, value string) plan.Op {
+		return b.Call(step, unix.SYS_WRITE, fd.Arg(), b.Str(value), plan.Int(len(value))).IgnoreAll()
+	}
+	b.openat("open ping_group_range", plan.Int(unix.AT_FDCWD), "proc/sys/net/ipv4/ping_group_range", unix.O_WRONLY, 0).Into(fd).IgnoreAll()
+	write("let all groups ping", "0 65535").Into(all).When(fd)
+	write("let the one group ping", "0 0").Unless(all)
+	b.close(fd).When(fd)
+	b.openat("open ip_unprivileged_port_start", plan.Int(unix.AT_FDCWD), "proc/sys/net/ipv4/ip_unprivileged_port_start", unix.O_WRONLY, 0).Into(fd).IgnoreAll()
+	write("let all listen", "0").When(fd)
+	b.close(fd).When(fd)
 }
 
 func (b *builder) sys(k *Kernel) {

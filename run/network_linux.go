@@ -3,8 +3,10 @@ package run
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strconv"
 	"time"
 
@@ -24,7 +26,10 @@ import (
 const bridgeDir = "/run/skiff/networks/bridge"
 
 // A NetworkError is a network that could not be made: another --network may do.
-type NetworkError struct{ Err error }
+type NetworkError struct {
+	Err     error
+	Missing string // the kernel module that would have been needed, or ""
+}
 
 func (e *NetworkError) Error() string { return e.Err.Error() }
 func (e *NetworkError) Unwrap() error { return e.Err }
@@ -64,7 +69,7 @@ func (r *Runner) network(o *Options, id string, published []ports.Socket) (*netw
 	if o.Trace {
 		laps = plan.NewLaps()
 	}
-	if os.Geteuid() == 0 {
+	if os.Geteuid() == 0 && o.Relay == nil {
 		n, err := r.bridge(o, id, published, laps)
 		var missing *bridge.MissingError
 		if err == nil || !errors.As(err, &missing) && !errors.Is(err, bridge.ErrForwardBlocked) && !errors.Is(err, bridge.ErrNoSubnet) {
@@ -73,7 +78,7 @@ func (r *Runner) network(o *Options, id string, published []ports.Socket) (*netw
 	}
 	return &network{
 		link: Link{Address: relay.DefaultAddress.Addr(), Gateway: relay.DefaultGateway, DNS: []string{relay.DefaultGateway.String()}},
-		to:   &relayed{say: r.Say, store: r.Store, ports: published, hostGateway: o.wantsHost(), laps: laps},
+		to:   &relayed{say: r.Say, store: r.Store, options: o.Relay, ports: published, hostGateway: o.wantsHost(), laps: laps},
 		laps: laps,
 	}, nil
 }
@@ -99,7 +104,7 @@ func (r *Runner) bridge(o *Options, id string, published []ports.Socket, laps *p
 	defer func() {
 		if err != nil {
 			b.close()
-			err = &NetworkError{err}
+			err = &NetworkError{Err: err}
 		}
 	}()
 	file := dns.Open("/etc/resolv.conf")
@@ -142,20 +147,20 @@ func (b *bridged) begin(*Process, idmap.Map, func() error) {}
 func (b *bridged) connect(pr *Process, inside int) error {
 	ns, err := unix.Open("/proc/"+strconv.Itoa(pr.PID)+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return &NetworkError{err}
+		return &NetworkError{Err: err}
 	}
 	defer unix.Close(ns)
 	b.container.NSFD, b.container.InsideFD = ns, inside
 	b.container.Laps.Start()
 	if b.attached, err = b.host.Attach(b.container); err != nil {
-		return &NetworkError{err}
+		return &NetworkError{Err: err}
 	}
 	if len(b.ports) == 0 {
 		return nil
 	}
 	// The table stays for the life of the process, and goes with it.
 	if _, err := b.host.Publish(b.attached, b.container.Addr, b.ports); err != nil {
-		return &NetworkError{err}
+		return &NetworkError{Err: err}
 	}
 	b.container.Laps.Lap("bridge: publish ports")
 	_, err = relay.Forward(context.Background(), b.container.Addr, b.ports, func(line string) { b.say("%s", line) })
@@ -178,6 +183,7 @@ func (b *bridged) close() {
 type relayed struct {
 	say     func(format string, args ...any)
 	store   *store.Store
+	options *RelayOptions
 	ports   []ports.Socket
 	started chan started // of the last begin
 
@@ -209,6 +215,15 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 		Hold: relay.ParseHold(n.store.Fact(holdFact)), Ports: n.ports, HostGateway: n.hostGateway, Laps: n.laps,
 		Log: func(line string) { n.say("%s", line) },
 	}
+	n.options.to(&o)
+	switch rung := os.Getenv(relayVariable); rung {
+	case "":
+	case "pasta":
+		n.started <- started{err: errNoRelay}
+		return
+	default:
+		o.Hold = relay.ParseHold(rung)
+	}
 	n.laps.Start()
 	go func() {
 		r, err := relay.Start(context.Background(), o)
@@ -220,11 +235,25 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 	}()
 }
 
-func (n *relayed) connect(*Process, int) error {
-	if last := <-n.started; last.err != nil {
-		return &NetworkError{last.err}
+func (n *relayed) connect(pr *Process, inside int) error {
+	last := <-n.started
+	if last.err == nil {
+		return nil
 	}
-	return nil
+	failed := &NetworkError{Err: last.err}
+	if e, ok := errors.AsType[*relay.Error](last.err); ok {
+		failed.Missing = e.Missing
+	}
+	if failed.Missing != "" && len(n.ports) == 0 {
+		err := pasta(pr.PID, inside, n.options)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, exec.ErrNotFound) {
+			failed.Err = fmt.Errorf("%w; %w", last.err, err)
+		}
+	}
+	return failed
 }
 
 // close leaves the relay to the end of the process, which is near.

@@ -32,6 +32,7 @@ type Options struct {
 	Umask       uint32
 
 	Network    Network
+	Relay      *RelayOptions // not nil: root's default network is the relay, too
 	AddHosts   []Host
 	DNS        []string
 	DNSSearch  []string

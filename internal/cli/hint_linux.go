@@ -65,6 +65,8 @@ func hintFor(err error) string {
 		return "another skiff made the store: use that one, or another store with --root or SKIFF_ROOT"
 	case errors.As(err, &readOnly):
 		return "put the store where you may write, with --root or SKIFF_ROOT"
+	case errors.As(err, &network) && network.Missing != "":
+		return "root can load that module with `modprobe " + network.Missing + "`; `pasta` would serve instead if it were installed and had /dev/net/tun; `--network none` and `--network host` need neither"
 	case errors.As(err, &network):
 		return "containers that need no network run with `--network none`, those that may share the host's with `--network host`"
 	case errors.Is(err, run.ErrMountNeedsRoot):

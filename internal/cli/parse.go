@@ -134,7 +134,12 @@ func parseLabels(c *cli.Context, o *run.Options) error {
 }
 
 func parseNetwork(c *cli.Context, o *run.Options) (err error) {
-	o.Network, err = network(c.String("network"), c.Args().First())
+	mode, relay, err := relayOptions(c.String("network"))
+	if err != nil {
+		return flagError("network", c.String("network"), "%v", err)
+	}
+	o.Relay = relay
+	o.Network, err = network(mode, c.Args().First())
 	return err
 }
 

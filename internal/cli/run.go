@@ -57,7 +57,7 @@ func runFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "tmpfs", Usage: "mount a file system in memory at `DIR[:OPTIONS]`"},
 		&cli.BoolFlag{Name: "read-only", Usage: "make the root file system read-only"},
 		&cli.BoolFlag{Name: "read-only-tmpfs", Value: true, Usage: "with --read-only, keep /run, /tmp and /var/tmp writable"},
-		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, EnvVars: []string{"SKIFF_NETWORK"}, Usage: "`MODE` of the network: default (an address of its own), none or host"},
+		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, EnvVars: []string{"SKIFF_NETWORK"}, Usage: "`MODE` of the network: default (an address of its own), none or host; default:allow_host_loopback=true opens the host's loopback"},
 		&cli.StringSliceFlag{Name: "add-host", Usage: "add `NAME:ADDRESS` to /etc/hosts"},
 		&cli.StringSliceFlag{Name: "dns", Usage: "use nameserver `ADDRESS`"},
 		&cli.StringSliceFlag{Name: "dns-search", Usage: "search names in `DOMAIN`"},

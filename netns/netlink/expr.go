@@ -268,7 +268,7 @@ func Spoofed() Expr {
 		Cmp(reg1, unix.NFT_CMP_EQ, zeros(4)))
 }
 
-// ICMPType matches an ICMP message type; L4Proto(unix.IPPROTO_ICMP) goes before.
+// ICMPType matches an ICMP message type; L4Proto goes before, with unix.IPPROTO_ICMP or IPPROTO_ICMPV6.
 func ICMPType(typ byte) Expr {
 	return All(Payload(reg1, unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1), Cmp(reg1, unix.NFT_CMP_EQ, []byte{typ}))
 }

@@ -28,7 +28,7 @@ const (
 )
 
 // A Transaction is a list of nftables changes that happen all at once or not
-// at all. All of one Transaction are of one family.
+// at all.
 //
 // nf_tables keeps the order; a base chain must precede its rules.
 type Transaction struct {
@@ -46,6 +46,9 @@ func NewTransaction(family byte) *Transaction {
 	t.b.end()
 	return t
 }
+
+// Family makes what follows of another family.
+func (t *Transaction) Family(family byte) { t.family = family }
 
 // nfgen appends a struct nfgenmsg; the resource id is in network byte order.
 func (b *Batch) nfgen(family byte, res uint16) { b.raw(family, 0, byte(res>>8), byte(res)) }

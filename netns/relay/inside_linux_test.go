@@ -50,7 +50,7 @@ func serveInside([]string) string {
 			return word(err)
 		}
 	}
-	if err := serveUDP(":7"); err != nil {
+	if err := serveUDP(":7", nil); err != nil {
 		return word(err)
 	}
 	u, err := net.ListenPacket("udp4", ":24")

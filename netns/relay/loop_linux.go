@@ -22,23 +22,25 @@ type slot struct {
 
 // A loop serves many descriptors on one thread. Nothing in it waits but epoll.
 type loop struct {
-	relay   *Relay
-	epoll   int
-	table   []slot // by descriptor
-	closing []int  // closed after the present events, so that none is taken anew meanwhile
-	again   []*end // had more to carry than their share
-	buf     []byte // bufferSize bytes, once something came
-	pipes   pipes
-	score   int   // of recent waits that were short
-	penalty int   // of looking in vain: how far below 0 the score falls next
-	bulky   int   // directions that are spliced
-	now     int64 // seconds since start
-	swept   int64 // second of the last sweep
-	held    map[tuple]*held
-	flows   map[tuple]*flow
-	batch   *batch    // of datagrams, once one came
-	muted   *listener // not watched until the next sweep, for want of descriptors
-	inbox   inbox     // of the second loop
+	relay      *Relay
+	epoll      int
+	table      []slot // by descriptor
+	closing    []int  // closed after the present events, so that none is taken anew meanwhile
+	again      []*end // had more to carry than their share
+	buf        []byte // bufferSize bytes, once something came
+	pipes      pipes
+	score      int   // of recent waits that were short
+	penalty    int   // of looking in vain: how far below 0 the score falls next
+	bulky      int   // directions that are spliced
+	now        int64 // seconds since start
+	swept      int64 // second of the last sweep
+	held       map[tuple]*held
+	flows      map[tuple]*flow
+	pings      map[tuple]*ping
+	batch      *batch      // of datagrams, once one came
+	muted      []*listener // not watched until the next sweep, for want of descriptors
+	fragmented uint32      // packets of IPv6 that were sent in fragments
+	inbox      inbox       // of the second loop
 
 	entrance *entrance // of the first, where ports are published
 }
@@ -136,7 +138,7 @@ func (l *loop) run() {
 func (l *loop) end() {
 	for fd, s := range l.table {
 		switch s.handler.(type) {
-		case *end, *held, *flow, *visit, *inbox:
+		case *end, *held, *flow, *ping, *visit, *inbox:
 			closeFD(fd)
 		}
 	}
@@ -221,9 +223,10 @@ func (l *loop) sweep() bool {
 		l.swept = l.now
 		l.sweepHeld()
 		l.sweepFlows()
+		l.sweepPings()
 		l.unmute()
 	}
-	return len(l.held) > 0 || len(l.flows) > 0 || l.muted != nil || inward
+	return len(l.held) > 0 || len(l.flows) > 0 || len(l.pings) > 0 || len(l.muted) > 0 || inward
 }
 
 // goOn gives those that used up their share another one.

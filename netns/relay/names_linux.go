@@ -16,14 +16,14 @@ import (
 func (l *loop) queried(b *batch, i, j int) bool {
 	r := l.relay
 	t := b.tuples[i]
-	if r.dns == nil || r.rule(t.to()) != resolve {
+	if r.dns == nil || r.rule(t.dst, t.dstPort) != resolve {
 		return false
 	}
 	for k := i; k < j; k++ {
 		r.dns.Handle(b.slot(k)[headroom:][:b.msgs[k].n], func(answer []byte) {
 			p := make([]byte, 0, headroom+len(answer))
-			p = appendUDP(p, t.dst, t.src, t.dstPort, t.srcPort, len(answer))
-			send(r.in.raw, append(p, answer...))
+			p = appendUDP(p, t.dst, t.src, t.dstPort, t.srcPort, answer)
+			send(l.raw(t.src), append(p, answer...))
 		})
 	}
 	return true
@@ -34,7 +34,7 @@ func (l *loop) answered(h *held) {
 	h.passed, h.since = true, l.now
 	l.held[h.tuple] = h
 	l.verdict(h.id, true)
-	l.relay.listener.accept(l, 1)
+	l.relay.listenerFor(h.dst).accept(l, 1)
 }
 
 // converse gives an accepted connection to the forwarder.

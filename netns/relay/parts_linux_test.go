@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -35,10 +36,19 @@ func init() {
 		"rst":    rst,
 		"many":   many,
 		"udp":    udp,
+		"burst":  burst,
+		"gone":   gone,
+		"slow":   slow,
+		"abort":  abortHere,
+		"end":    lastEnd,
+		"tell":   tell,
+		"urgent": urgent,
+		"flood":  flood,
 		"lookup": lookup,
 		"links":  links,
 		"relay":  relayHere,
-		"ping":   ping,
+		"ping":   pingOnce,
+		"sysctl": sysctl,
 		"inside": serveInside,
 		"ended":  ended,
 		"whoami": whoami,
@@ -68,6 +78,9 @@ func word(err error) string {
 //	7 tcp and udp: echo          9: discards, answers the digest at the end
 //	19: reads a number n, sends n bytes, closes
 //	21: resets after the first byte      22: closes its side at once, then echoes what it got
+//	23: as 9, but waits for one to 27    24: notes how the connection ends
+//	26 udp: answers late and often, and notes when it is told that nobody listens
+//	25: echoes when it has everything    53 tcp and udp: all names are 192.0.2.53
 func serveOutside([]string) string {
 	c, err := netlink.Open(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -80,9 +93,21 @@ func serveOutside([]string) string {
 	var b netlink.Batch
 	b.LinkUp(netlink.Lo)
 	b.AddrAdd(index, outsideAddress)
+	b.AddrAdd(index, outside6)
+	b.AddrAdd(index, netip.MustParsePrefix("fe80::2/64"))
 	b.LinkUp(netlink.Link{Index: index})
+	b.RouteAdd(netlink.Route{Dst: through6Net, Gateway: hostAddress6.Addr(), Index: index})
+	b.RouteAdd(netlink.Route{Dst: throughNet, Gateway: hostAddress.Addr(), Index: index})
 	if err := c.Do(&b); err != nil {
 		return word(err)
+	}
+	for name, value := range map[string]string{
+		"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1",
+		"net/ipv4/icmp_ratemask": "0", "net/ipv6/icmp/ratelimit": "0", // errors are counted on
+	} {
+		if answer := sysctl([]string{name, value}); answer != "ok" {
+			return answer
+		}
 	}
 	serve := map[int]func(*net.TCPConn){
 		7: func(c *net.TCPConn) { io.Copy(c, struct{ io.Reader }{c}) },
@@ -106,16 +131,41 @@ func serveOutside([]string) string {
 			fmt.Fprintln(os.Stderr, "outside: after half-close got", n)
 		},
 	}
+	begin := make(chan bool, 1)
+	serve[23] = func(c *net.TCPConn) {
+		<-begin
+		serve[9](c)
+	}
+	serve[27] = func(*net.TCPConn) { begin <- true }
+	serve[24] = func(c *net.TCPConn) {
+		_, err := io.Copy(io.Discard, c)
+		lastEnds <- word(err)
+	}
+	serve[25] = func(c *net.TCPConn) {
+		b, _ := io.ReadAll(c)
+		c.Write(b)
+	}
+	serve[53] = func(c *net.TCPConn) {
+		b := make([]byte, 514)
+		if n, _ := c.Read(b); n > 2 {
+			a := answerName(b[2:n])
+			c.Write(append([]byte{byte(len(a) >> 8), byte(len(a))}, a...))
+		}
+	}
+	go serveLate()
+	if err := serveUDP(":53", answerName); err != nil {
+		return word(err)
+	}
 	for port, f := range serve {
 		if err := serveTCP(fmt.Sprint(":", port), f); err != nil {
 			return word(err)
 		}
 	}
-	return word(serveUDP(":7"))
+	return word(serveUDP(":7", nil))
 }
 
 func serveTCP(address string, f func(*net.TCPConn)) error {
-	l, err := net.Listen("tcp4", address)
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
@@ -134,8 +184,9 @@ func serveTCP(address string, f func(*net.TCPConn)) error {
 	return nil
 }
 
-func serveUDP(address string) error {
-	u, err := net.ListenPacket("udp4", address)
+// serveUDP answers each datagram with f of it; nil is an echo.
+func serveUDP(address string, f func([]byte) []byte) error {
+	u, err := net.ListenPacket("udp", address)
 	if err != nil {
 		return err
 	}
@@ -146,7 +197,11 @@ func serveUDP(address string) error {
 			if err != nil {
 				return
 			}
-			u.WriteTo(b[:n], from)
+			answer := b[:n]
+			if f != nil {
+				answer = f(answer)
+			}
+			u.WriteTo(answer, from)
 		}
 	}()
 	return nil
@@ -155,7 +210,7 @@ func serveUDP(address string) error {
 // listenHere [tcp|udp] ADDRESS answers echoes on an address of this namespace.
 func listenHere(a []string) string {
 	if a[0] == "udp" {
-		return word(serveUDP(a[1]))
+		return word(serveUDP(a[1], nil))
 	}
 	return word(serveTCP(a[1], func(c *net.TCPConn) { io.Copy(c, struct{ io.Reader }{c}) }))
 }
@@ -165,7 +220,7 @@ func noise() io.Reader { return rand.NewChaCha8([32]byte{1}) }
 
 // dial ADDRESS connects, says a word to an echo and returns ok or the errno.
 func dial(a []string) string {
-	c, err := net.DialTimeout("tcp4", a[0], 10*time.Second)
+	c, err := net.DialTimeout("tcp", a[0], 10*time.Second)
 	if err != nil {
 		return word(err)
 	}
@@ -176,7 +231,7 @@ func dial(a []string) string {
 // echo ADDRESS BYTES sends to an echo and compares, both directions at once.
 func echo(a []string) string {
 	n, _ := strconv.ParseInt(a[1], 10, 64)
-	c, err := net.Dial("tcp4", a[0])
+	c, err := net.Dial("tcp", a[0])
 	if err != nil {
 		return word(err)
 	}
@@ -198,7 +253,7 @@ func echo(a []string) string {
 // half [in|out] ADDRESS BYTES closes one direction and goes on in the other.
 func half(a []string) string {
 	n, _ := strconv.ParseInt(a[2], 10, 64)
-	c, err := net.Dial("tcp4", a[1])
+	c, err := net.Dial("tcp", a[1])
 	if err != nil {
 		return word(err)
 	}
@@ -224,12 +279,14 @@ func half(a []string) string {
 
 // rst ADDRESS writes a byte and returns how reading ends.
 func rst(a []string) string {
-	c, err := net.Dial("tcp4", a[0])
+	c, err := net.Dial("tcp", a[0])
 	if err != nil {
 		return word(err)
 	}
 	defer c.Close()
-	c.Write([]byte{1})
+	if _, err := c.Write([]byte{1}); err != nil {
+		return word(err) // the reset was there before, and reading gives the end
+	}
 	c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	_, err = c.Read(make([]byte, 1))
 	return word(err)
@@ -246,7 +303,7 @@ func many(a []string) string {
 		wg.Go(func() {
 			gate <- true
 			defer func() { <-gate }()
-			conns[i], errs[i] = net.Dial("tcp4", a[0])
+			conns[i], errs[i] = net.Dial("tcp", a[0])
 		})
 	}
 	wg.Wait()
@@ -270,7 +327,7 @@ func many(a []string) string {
 func udp(a []string) string {
 	size, _ := strconv.Atoi(a[1])
 	count, _ := strconv.Atoi(a[2])
-	c, err := net.Dial("udp4", a[0])
+	c, err := net.Dial("udp", a[0])
 	if err != nil {
 		return word(err)
 	}
@@ -292,6 +349,224 @@ func udp(a []string) string {
 		if !slices.Equal(b, got[:n]) {
 			return fmt.Sprint("differs: ", n, " bytes")
 		}
+	}
+	return "ok"
+}
+
+// burst ADDRESS SIZE COUNT sends datagrams one after the other, the last but one of half
+// the size, and wants all of them back.
+func burst(a []string) string {
+	size, _ := strconv.Atoi(a[1])
+	count, _ := strconv.Atoi(a[2])
+	c, err := net.Dial("udp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	want := map[string]bool{}
+	for i := range count {
+		b := make([]byte, size)
+		io.ReadFull(noise(), b)
+		b[0] = byte(i)
+		if i == count-2 {
+			b = b[:size/2]
+		}
+		want[string(b)] = true
+		if _, err := c.Write(b); err != nil {
+			return word(err)
+		}
+	}
+	got := make([]byte, 65536)
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for len(want) > 0 {
+		n, err := c.Read(got)
+		if err != nil {
+			return fmt.Sprint(len(want), " did not come back: ", word(err))
+		}
+		if !want[string(got[:n])] {
+			return fmt.Sprint("a stranger of ", n, " bytes")
+		}
+		delete(want, string(got[:n]))
+	}
+	return "ok"
+}
+
+// slow HOST BYTES sends to a server that does not read until it is told to. It says
+// whether the way there was full before, and whether all of it arrived then.
+func slow(a []string) string {
+	n, _ := strconv.ParseInt(a[1], 10, 64)
+	c, err := net.Dial("tcp", net.JoinHostPort(a[0], "23"))
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	h := sha256.New()
+	full, b := false, make([]byte, 64<<10)
+	for sent := int64(0); sent < n; {
+		// Whoever takes all of it before the server reads, keeps it in memory.
+		if !full {
+			c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		}
+		m, err := c.Write(b)
+		h.Write(b[:m])
+		sent += int64(m)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			full = true
+			c.SetWriteDeadline(time.Time{})
+			if answer := dial([]string{net.JoinHostPort(a[0], "27")}); answer != "ok" {
+				return answer
+			}
+		case err != nil:
+			return word(err)
+		}
+	}
+	if !full {
+		return "it takes everything"
+	}
+	c.(*net.TCPConn).CloseWrite()
+	digest, err := io.ReadAll(c)
+	if err != nil || string(digest) != hex.EncodeToString(h.Sum(nil)) {
+		return "digest differs, " + word(err)
+	}
+	return "ok"
+}
+
+// abortHere ADDRESS connects, says a word, and ends with a reset.
+func abortHere(a []string) string {
+	c, err := net.Dial("tcp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	c.Write([]byte{1})
+	time.Sleep(20 * time.Millisecond)
+	c.(*net.TCPConn).SetLinger(0)
+	return word(c.Close())
+}
+
+// serveLate serves one datagram after the other.
+func serveLate() {
+	for {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Bind(fd, &unix.SockaddrInet4{Port: 26})
+		}
+		var from unix.Sockaddr
+		if err == nil {
+			_, from, err = unix.Recvfrom(fd, make([]byte, 10), 0)
+		}
+		if err == nil {
+			err = unix.Connect(fd, from)
+		}
+		for try := 0; err == nil && try < 50; try++ {
+			time.Sleep(10 * time.Millisecond)
+			_, err = unix.Write(fd, []byte("late"))
+		}
+		unix.Close(fd)
+		lastEnds <- word(err)
+	}
+}
+
+// gone ADDRESS sends a datagram and does not wait for the answer.
+func gone(a []string) string {
+	c, err := net.Dial("udp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	_, err = c.Write([]byte("word"))
+	return word(err)
+}
+
+// lastEnds are how connections to 24 and flows to 26 ended.
+var lastEnds = make(chan string, 100)
+
+// lastEnd waits for one of them.
+func lastEnd([]string) string {
+	select {
+	case s := <-lastEnds:
+		return s
+	case <-time.After(3 * time.Second):
+		return "does not end"
+	}
+}
+
+// tell ADDRESS sends a datagram, waits a moment, and says whether the socket was told of
+// an ICMP error: which and whose, as with IP_RECVERR.
+func tell(a []string) string {
+	to := netip.MustParseAddrPort(a[0])
+	family, level, recverr := unix.AF_INET, unix.SOL_IP, unix.IP_RECVERR
+	var sa unix.Sockaddr
+	if to.Addr().Is4() {
+		sa = &unix.SockaddrInet4{Addr: to.Addr().As4(), Port: int(to.Port())}
+	} else {
+		family, level, recverr = unix.AF_INET6, unix.SOL_IPV6, unix.IPV6_RECVERR
+		sa = &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return word(err)
+	}
+	defer unix.Close(fd)
+	unix.SetsockoptInt(fd, level, recverr, 1)
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1)
+	if err := unix.Sendto(fd, []byte("word"), 0, sa); err != nil {
+		return word(err)
+	}
+	unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 300)
+	answer := "nothing"
+	eachError(fd, func(e icmpError, _ []byte) { answer = fmt.Sprintf("%d/%d from %v", e.kind, e.code, e.from.addr()) })
+	return answer
+}
+
+// urgent ADDRESS sends three bytes, the second of them urgent, and says what comes back.
+func urgent(a []string) string {
+	c, err := net.Dial("tcp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	raw, _ := c.(*net.TCPConn).SyscallConn()
+	for i, b := range "abc" {
+		raw.Write(func(fd uintptr) bool {
+			unix.Sendto(int(fd), []byte{byte(b)}, i%2*unix.MSG_OOB, nil)
+			return true
+		})
+		time.Sleep(5 * time.Millisecond)
+	}
+	c.(*net.TCPConn).CloseWrite()
+	got, err := io.ReadAll(c)
+	return fmt.Sprintf("%s %s", got, word(err))
+}
+
+// answerName answers a query for an address.
+func answerName(query []byte) []byte {
+	a := append([]byte(nil), query...)
+	if len(a) < 12 {
+		return nil
+	}
+	end := 12
+	for end < len(a) && a[end] != 0 {
+		end += int(a[end]) + 1
+	}
+	a = append(a[:min(end+5, len(a))], 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 53)
+	a[2], a[3] = 0x81, 0x80                                 // an answer
+	a[6], a[7], a[8], a[9], a[10], a[11] = 0, 1, 0, 0, 0, 0 // one record
+	return a
+}
+
+// flood ADDRESS SIZE COUNT sends datagrams for whoever counts them.
+func flood(a []string) string {
+	size, _ := strconv.Atoi(a[1])
+	count, _ := strconv.Atoi(a[2])
+	c, err := net.Dial("udp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	b := make([]byte, size)
+	for range count {
+		c.Write(b)
 	}
 	return "ok"
 }
@@ -341,20 +616,75 @@ func relayHere(a []string) string {
 	return fmt.Sprint(c.cmd.Process.Pid, " ", answer)
 }
 
-// ping ADDRESS sends an ICMP echo request and waits for an answer.
-func ping(a []string) string {
-	c, err := net.Dial("ip4:icmp", a[0])
+// pingOnce [dgram|raw] ADDRESS SIZE HOPS sends an echo request with that many bytes
+// of data, and tells what comes back: ok if it is the same, an ICMP error with who
+// sent it, or an errno. Half a second is waited.
+func pingOnce(a []string) string {
+	to := netip.MustParseAddr(a[1])
+	size, _ := strconv.Atoi(a[2])
+	hops, _ := strconv.Atoi(a[3])
+	kind := map[string]int{"dgram": unix.SOCK_DGRAM, "raw": unix.SOCK_RAW}[a[0]]
+	family, proto, level, recverr, ttl := unix.AF_INET, unix.IPPROTO_ICMP, unix.SOL_IP, unix.IP_RECVERR, unix.IP_TTL
+	m := []byte{icmp4Echo, 0, 0, 0, 0x12, 0x34, 0, 7}
+	var sa unix.Sockaddr
+	if to.Is4() {
+		sa = &unix.SockaddrInet4{Addr: to.As4()}
+	} else {
+		family, proto, level, recverr, ttl = unix.AF_INET6, unix.IPPROTO_ICMPV6, unix.SOL_IPV6, unix.IPV6_RECVERR, unix.IPV6_UNICAST_HOPS
+		m[0] = icmp6Echo
+		sa = &unix.SockaddrInet6{Addr: to.As16()}
+	}
+	body := make([]byte, size)
+	io.ReadFull(noise(), body)
+	m = append(m, body...)
+	icmpChecksum(m, address{10: 0xff, 11: 0xff}, address{10: 0xff, 11: 0xff}) // of ICMPv6 the kernel does it
+	fd, err := unix.Socket(family, kind, proto)
 	if err != nil {
-		return word(err)
+		return "socket: " + word(err)
 	}
-	defer c.Close()
-	m := []byte{8, 0, 0, 0, 0, 1, 0, 1}
-	sum := fold(sum16(0, m))
-	m[2], m[3] = byte(sum>>8), byte(sum)
-	if _, err := c.Write(m); err != nil {
-		return word(err)
+	defer unix.Close(fd)
+	unix.SetsockoptInt(fd, level, recverr, 1)
+	unix.SetsockoptInt(fd, level, ttl, hops)
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 500_000})
+	if err := unix.Connect(fd, sa); err != nil {
+		return "connect: " + word(err)
 	}
-	c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-	_, err = c.Read(make([]byte, 100))
-	return word(err)
+	if _, err := unix.Write(fd, m); err != nil {
+		return "send: " + word(err)
+	}
+	for {
+		b, oob := make([]byte, 70000), make([]byte, 512)
+		n, err := unix.Read(fd, b)
+		if err != nil {
+			_, on, _, _, err2 := unix.Recvmsg(fd, b, oob, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+			answer := word(err)
+			if err2 == nil {
+				eachControl(oob[:on], func(level, typ int32, data []byte) {
+					if e, ok := icmpErrorOf(level, typ, data); ok {
+						answer = fmt.Sprintf("%d/%d from %v", e.kind, e.code, e.from.addr())
+					}
+				})
+			}
+			return answer
+		}
+		got := b[:n]
+		if kind == unix.SOCK_RAW && to.Is4() {
+			_, _, got, _ = parseIP(got)
+		}
+		if got[0] == icmp4Echo || got[0] == icmp6Echo { // of this namespace's own address
+			continue
+		}
+		if got[0] != icmp4Reply && got[0] != icmp6Reply || got[7] != 7 || kind == unix.SOCK_RAW && (got[4] != 0x12 || got[5] != 0x34) {
+			return fmt.Sprintf("message %d, %x", got[0], got[4:8])
+		}
+		if !slices.Equal(got[icmpLen:], body) {
+			return fmt.Sprint("differs: ", len(got)-icmpLen, " bytes")
+		}
+		return "ok"
+	}
+}
+
+// sysctl NAME VALUE... sets one of this namespace's.
+func sysctl(a []string) string {
+	return word(os.WriteFile("/proc/sys/"+a[0], []byte(strings.Join(a[1:], " ")), 0))
 }

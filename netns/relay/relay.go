@@ -26,11 +26,17 @@
 // is added, net.bridge.bridge-nf-call-iptables must be 0 in R, or the bridge
 // runs prerouting first and the socket that TPROXY chose is lost.
 //
-// Limits: IPv4 only; eth0 has no IPv6 address. ICMP from the container is
-// dropped. The transport is split at the relay, so TCP options, urgent data
-// and path MTU end there. A UDP socket inside that talks to many has a port of
-// its own outside for each of them. The caller must not reap the container's init
-// before Start has returned, and must not have left the network namespace whose reach the
+// ICMP echo requests go out through ping sockets of the host, if it lets the
+// caller have some, and the gateway answers for itself.
+//
+// IPv6 has sockets and a table of rules of its own, and is the same otherwise.
+//
+// Limits: of ICMP there is echo, and errors about what was sent. Nothing goes to
+// groups (multicast, broadcast). The transport is split at the relay, so TCP
+// options, the mark of urgent data and path MTU end there, and keep-alives are
+// answered there. A UDP socket inside that talks to many has a port of its own
+// outside for each of them. The caller must not reap the container's init before Start
+// has returned, and must not have left the network namespace whose reach the
 // container shall have.
 package relay
 
@@ -49,6 +55,26 @@ import (
 var (
 	DefaultAddress = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 254, 110, 2}), 30)
 	DefaultGateway = netip.AddrFrom4([4]byte{10, 254, 110, 1})
+)
+
+// The addresses of IPv6, of a unique local network (RFC 4193) whose identifier
+// spells skiff. Programs that may choose take IPv4 for destinations that have
+// both, since such an address is unlike one of the internet (RFC 6724).
+var (
+	address6 = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 's', 'k', 'i', 'f', 'f', 15: 2}), 64)
+	gateway6 = netip.AddrFrom16([16]byte{0xfd, 's', 'k', 'i', 'f', 'f', 15: 1})
+
+	// Neighbour discovery asks from it for the container's link address.
+	routerLinkLocal = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfe, 0x80, 15: 1}), 64)
+)
+
+// A Choice is whether something is made.
+type Choice int
+
+const (
+	Auto   Choice = iota // if the host has it
+	Never                // not
+	Always               // or Start fails
 )
 
 // A Hold is how SYNs wait for the connection outside, best first.
@@ -83,6 +109,15 @@ type Options struct {
 	// Ready waits until the init is in its network namespace. It runs while R is
 	// being made. nil: it is there already.
 	Ready func() error
+
+	// IPv6 gives the container an address and a way out. Auto does if the host has a
+	// route to the internet.
+	IPv6 Choice
+
+	// By default the host's loopback and link-local addresses are forbidden, and
+	// with them the metadata services of clouds.
+	AllowHostLoopback bool // the gateway's address stands for the host's 127.0.0.1 and ::1
+	AllowLinkLocal    bool // 169.254.0.0/16 and fd00:ec2::254 can be reached
 
 	Address  netip.Prefix // of eth0, with the network's length
 	Gateway  netip.Addr   // of R on that network

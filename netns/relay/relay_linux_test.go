@@ -41,3 +41,15 @@ func TestEcho(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Datagrams that come together go together, and come apart again.
+func TestBurst(t *testing.T) {
+	c, _ := network(t, Options{IPv6: Always})
+	for _, at := range []string{outsideIP, "[2001:db8:1::2]"} {
+		for _, size := range []int{2, 64, 1400, 1473, 9000} {
+			if got := c.do(t, "burst %s:7 %d %d", at, size, min(24, 60000/size)); got != "ok" {
+				t.Errorf("%s, %d bytes: %s", at, size, got)
+			}
+		}
+	}
+}

@@ -33,8 +33,14 @@ type inside struct {
 	router    int // rtnetlink of R
 	container int // rtnetlink of C
 	netfilter int // nfnetlink of R, for the rules and the queue
-	raw       int // raw IPv4 of R
-	tcp, udp  int // sockets of R
+	four, six sockets
+}
+
+// sockets are those of R of one family.
+type sockets struct {
+	tcp, udp int // transparent
+	raw      int // writes whole packets
+	echo     int // raw ICMP, for echo requests and errors
 }
 
 // routerPlan makes R and opens everything inside. The task waits at ready
@@ -43,22 +49,26 @@ type inside struct {
 type routerPlan struct {
 	*plan.Plan
 	made, ready plan.Gate
-	container   plan.Reg // C's namespace, to be set before ready is opened
-	fds         [6]plan.Reg
+	inside      plan.Reg // C's namespace, to be set before ready is opened
+
+	router, netfilter, container plan.Reg
+	families                     []familyRegs // IPv4's, and IPv6's if it is wanted
 }
+
+// familyRegs are the sockets of R of one family.
+type familyRegs struct{ tcp, udp, raw, echo plan.Reg }
 
 // userns is the container's user namespace, or -1; self a pidfd of the caller. Namespaces are entered by
 // descriptors of their own: entering them by a pidfd asks for ptrace access to a
 // task that shares our memory, which the kernel denies once the task has changed
 // its user.
-func newRouterPlan(userns, self int) *routerPlan {
+func newRouterPlan(userns, self int, six bool) *routerPlan {
 	p := &routerPlan{Plan: plan.New()}
-	p.made, p.ready, p.container = p.Gate(), p.Gate(), p.Reg()
-	for i := range p.fds {
-		p.fds[i] = p.Preset(-1)
-	}
-	open := func(step string, into plan.Reg, family, kind, proto int) {
+	p.made, p.ready, p.inside = p.Gate(), p.Gate(), p.Reg()
+	open := func(step string, family, kind, proto int) plan.Reg {
+		into := p.Preset(-1)
 		p.Call(step, unix.SYS_SOCKET, plan.Int(family), plan.Int(kind|unix.SOCK_CLOEXEC), plan.Int(proto)).Into(into)
+		return into
 	}
 	// If skiff dies before ready opens, nobody would.
 	p.Tie(self)
@@ -66,16 +76,35 @@ func newRouterPlan(userns, self int) *routerPlan {
 		p.Call("enter user namespace", unix.SYS_SETNS, plan.Int(userns), plan.Int(unix.CLONE_NEWUSER))
 	}
 	p.Call("make router namespace", unix.SYS_UNSHARE, plan.Int(unix.CLONE_NEWNET))
-	open("open rtnetlink socket", p.fds[0], unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
-	open("open nfnetlink socket", p.fds[1], unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
-	open("open tcp socket", p.fds[2], unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
-	open("open udp socket", p.fds[3], unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
-	open("open raw socket", p.fds[4], unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
+	p.router = open("open rtnetlink socket", unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	p.netfilter = open("open nfnetlink socket", unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	for _, f := range []struct {
+		family, icmp int
+		wanted       bool
+	}{{unix.AF_INET, unix.IPPROTO_ICMP, true}, {unix.AF_INET6, unix.IPPROTO_ICMPV6, six}} {
+		if f.wanted {
+			p.families = append(p.families, familyRegs{
+				tcp:  open("open tcp socket", f.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0),
+				udp:  open("open udp socket", f.family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0),
+				raw:  open("open raw socket", f.family, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW),
+				echo: open("open icmp socket", f.family, unix.SOCK_RAW|unix.SOCK_NONBLOCK, f.icmp),
+			})
+		}
+	}
 	p.Signal("router namespace made", p.made)
 	p.Wait("wait for container", p.ready)
-	p.Call("enter network namespace", unix.SYS_SETNS, p.container.Arg(), plan.Int(unix.CLONE_NEWNET))
-	open("open container's rtnetlink socket", p.fds[5], unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	p.Call("enter network namespace", unix.SYS_SETNS, p.inside.Arg(), plan.Int(unix.CLONE_NEWNET))
+	p.container = open("open container's rtnetlink socket", unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
 	return p
+}
+
+// opened are the registers of all descriptors that the task opens.
+func (p *routerPlan) opened() []plan.Reg {
+	all := []plan.Reg{p.router, p.netfilter, p.container}
+	for _, f := range p.families {
+		all = append(all, f.tcp, f.udp, f.raw, f.echo)
+	}
+	return all
 }
 
 // setUp makes R, wires it to C and returns what the loop needs: r.in without
@@ -97,7 +126,8 @@ func (r *Relay) setUp(o *Options) (err error) {
 		return &Error{Step: "pidfd_open", Err: err}
 	}
 	defer unix.Close(self)
-	p := newRouterPlan(userns, self)
+	six := r.wantIPv6()
+	p := newRouterPlan(userns, self, six)
 	task, err := p.Start(plan.Clone{})
 	if err != nil {
 		return stepError(err)
@@ -106,7 +136,7 @@ func (r *Relay) setUp(o *Options) (err error) {
 		if err != nil {
 			unix.PidfdSendSignal(task.Pidfd, unix.SIGKILL, nil, 0)
 			task.Wait()
-			for _, reg := range p.fds {
+			for _, reg := range p.opened() {
 				if fd := task.Reg(reg); fd >= 0 {
 					unix.Close(fd)
 				}
@@ -120,9 +150,19 @@ func (r *Relay) setUp(o *Options) (err error) {
 	}
 	o.Laps.Lap("relay: make router namespace")
 	in := &r.in
-	in.router, in.netfilter, in.tcp, in.udp, in.raw = task.Reg(p.fds[0]), task.Reg(p.fds[1]), task.Reg(p.fds[2]), task.Reg(p.fds[3]), task.Reg(p.fds[4])
-	if err := r.listen(); err != nil {
+	in.router, in.netfilter = task.Reg(p.router), task.Reg(p.netfilter)
+	for i, f := range p.families {
+		s := [...]*sockets{&in.four, &in.six}[i]
+		*s = sockets{task.Reg(f.tcp), task.Reg(f.udp), task.Reg(f.raw), task.Reg(f.echo)}
+	}
+	if err := in.four.listen(); err != nil {
 		return err
+	}
+	if six {
+		if err := in.six.listen6(); err != nil {
+			return err
+		}
+		r.address6, r.gateway6 = address6, addressOf(gateway6)
 	}
 	o.Laps.Lap("relay: make sockets ready")
 	if err := r.filter(o.Hold); err != nil {
@@ -140,7 +180,7 @@ func (r *Relay) setUp(o *Options) (err error) {
 		return err
 	}
 	defer unix.Close(peer)
-	task.Set(p.container, peer)
+	task.Set(p.inside, peer)
 	task.Open(p.ready)
 	route := netlink.New(in.router)
 	np0, err := r.wire(route, peer)
@@ -151,7 +191,7 @@ func (r *Relay) setUp(o *Options) (err error) {
 		return stepError(err)
 	}
 	o.Laps.Lap("relay: create veth")
-	in.container = task.Reg(p.fds[5])
+	in.container = task.Reg(p.container)
 	if err := r.configure(route, np0, netlink.New(in.container)); err != nil {
 		return err
 	}
@@ -188,26 +228,21 @@ func stepError(err error) error {
 	return out
 }
 
-// listen makes the sockets of R ready for packets to anyone.
-func (r *Relay) listen() error {
-	in := &r.in
+// listen makes the sockets of IPv4 ready for packets to anyone.
+func (in *sockets) listen() error {
 	for _, fd := range []int{in.tcp, in.udp} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_TRANSPARENT, 1); err != nil {
 			return &Error{Step: "make socket transparent", Err: err}
 		}
 	}
-	for _, fd := range []int{in.tcp, in.raw} {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
-			return &Error{Step: "mark socket", Err: err}
-		}
+	if err := in.settle(); err != nil {
+		return err
 	}
-	// Accepted sockets inherit this: no Nagle, data has waited long enough.
-	unix.SetsockoptInt(in.tcp, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	// The veth loses nothing, so the simplest control fits, whatever the host's
-	// default does for real networks. Accepted sockets inherit it.
-	unix.SetsockoptString(in.tcp, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
 	if err := unix.Bind(in.tcp, &unix.SockaddrInet4{Port: tcpPort}); err != nil {
 		return &Error{Step: "bind tcp socket", Err: err}
+	}
+	if err := unix.Bind(in.udp, &unix.SockaddrInet4{Port: udpPort}); err != nil {
+		return &Error{Step: "bind udp socket", Err: err}
 	}
 	if err := unix.Listen(in.tcp, queueLength); err != nil {
 		return &Error{Step: "listen", Err: err}
@@ -215,11 +250,30 @@ func (r *Relay) listen() error {
 	if err := unix.SetsockoptInt(in.udp, unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1); err != nil {
 		return &Error{Step: "ask for original destinations", Err: err}
 	}
+	filter := ^uint32(1<<icmp4Echo | 1<<icmp4Unreachable)
+	if errno := setInt(in.echo, unix.SOL_RAW, icmpFilter, int(filter)); errno != 0 {
+		return &Error{Step: "choose types of icmp", Err: errno}
+	}
+	return nil
+}
+
+// settle sets what is alike in both families.
+func (in *sockets) settle() error {
+	for _, fd := range []int{in.tcp, in.raw} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, mark); err != nil {
+			return &Error{Step: "mark socket", Err: err}
+		}
+	}
+	// Accepted sockets inherit all of this. A byte that is marked as urgent comes
+	// in line, or it would be lost (RFC 6093).
+	unix.SetsockoptInt(in.tcp, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1)
+	// No Nagle, data has waited long enough.
+	unix.SetsockoptInt(in.tcp, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	// The veth loses nothing, so the simplest control fits, whatever the host's
+	// default does for real networks.
+	unix.SetsockoptString(in.tcp, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
 	// Cut to net.core.rmem_max; one socket takes the datagrams of all flows.
 	unix.SetsockoptInt(in.udp, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
-	if err := unix.Bind(in.udp, &unix.SockaddrInet4{Port: udpPort}); err != nil {
-		return &Error{Step: "bind udp socket", Err: err}
-	}
 	unix.SetsockoptInt(in.raw, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20)
 	return nil
 }
@@ -263,6 +317,7 @@ func (r *Relay) configure(route *netlink.Conn, np0 int, c *netlink.Conn) error {
 	b.LinkUp(netlink.Lo)
 	b.LinkUp(netlink.Link{Index: eth0})
 	b.RouteAdd(netlink.Route{Index: eth0, Gateway: r.gateway})
+	r.configure6(&b, eth0)
 	if err := c.Do(&b); err != nil {
 		return &Error{Step: "configure eth0", Err: err}
 	}
@@ -270,6 +325,7 @@ func (r *Relay) configure(route *netlink.Conn, np0 int, c *netlink.Conn) error {
 	b.AddrAdd(np0, netip.PrefixFrom(r.gateway, r.address.Bits()))
 	b.LinkUp(netlink.Link{Index: np0})
 	b.RouteAdd(netlink.Route{Index: 1, Local: true})
+	r.route6(&b, np0)
 	if err := route.Do(&b); err != nil {
 		return &Error{Step: "configure router", Err: err}
 	}
@@ -279,112 +335,8 @@ func (r *Relay) configure(route *netlink.Conn, np0 int, c *netlink.Conn) error {
 	if _, err := c.LinkIndex(containerLink); err != nil {
 		return &Error{Step: "look up eth0", Err: err}
 	}
-	if err := unix.Connect(r.in.raw, &unix.SockaddrInet4{Addr: r.address.Addr().As4()}); err != nil {
+	if err := unix.Connect(r.in.four.raw, &unix.SockaddrInet4{Addr: r.address.Addr().As4()}); err != nil {
 		return &Error{Step: "connect raw socket", Err: err}
 	}
-	return nil
-}
-
-// filter adds the rules of R and binds the queue, from the given rung down.
-func (r *Relay) filter(from Hold) error {
-	nft := netlink.New(r.in.netfilter)
-	for h := max(from, HoldQueue); ; h++ {
-		err := r.rules(nft, h)
-		if err == nil && h != HoldNone {
-			if err = r.bindQueue(nft); err != nil {
-				if err := dropRules(nft); err != nil {
-					return &Error{Step: "delete nftables rules", Err: err}
-				}
-			}
-		}
-		switch {
-		case err == nil:
-			r.hold = h
-			return nil
-		case h == HoldNone:
-			return filterError(err)
-		}
-	}
-}
-
-// filterError says which module the last rung lacked.
-func filterError(err error) error {
-	e := &Error{Step: "add nftables rules", Err: err}
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		e.Missing = "nft_tproxy"
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
-		e.Missing = "nf_tables"
-	}
-	return e
-}
-
-const (
-	table  = "relay"
-	divert = "divert"
-	hold   = "hold"
-	stray  = "stray"
-
-	// mark is on every packet of our sockets in R.
-	mark = 1
-)
-
-// rules adds the one table of R.
-//
-// Only the container's own address is listened to: with raw sockets it could
-// claim another (SECURITY case 115). What is neither TCP nor UDP is dropped, or
-// R would answer every ping itself, every destination being its own.
-//
-// Only SYNs need TPROXY: the socket that answers one has the destination as its
-// address, which is local.
-//
-// A packet that comes just while another processor replaces the request of its
-// connection by the socket finds neither, and the kernel resets (before commit
-// 1532ed0d0753, 6.19). A container that writes the moment it is connected meets
-// this once in some ten thousand connections. So resets that are not of our
-// sockets, which are marked, are dropped, and the packet comes again.
-func (r *Relay) rules(nft *netlink.Conn, h Hold) error {
-	t := netlink.NewTransaction(netlink.FamilyIPv4)
-	t.NewTable(table, 0)
-	add := func(chain string, exprs ...netlink.Expr) {
-		t.NewRule(netlink.Rule{Table: table, Chain: chain, Exprs: exprs})
-	}
-	own := netip.PrefixFrom(r.address.Addr(), 32)
-	if h != HoldNone {
-		t.NewChain(netlink.Chain{Table: table, Name: hold, Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: -300})
-		queue := netlink.Queue(queueNumber, 1, 0)
-		if h == HoldCompat {
-			queue = netlink.QueueCompat(queueNumber, 1)
-		}
-		add(hold, netlink.L4Proto(unix.IPPROTO_TCP), netlink.TCPFlags(tcpSYN|tcpACK|tcpRST, tcpSYN),
-			netlink.Source(own), queue)
-	}
-	t.NewChain(netlink.Chain{Table: table, Name: divert, Type: "filter", Hook: unix.NF_INET_PRE_ROUTING, Priority: -150, Drop: true})
-	add(divert, netlink.NotIIfName(routerLink), netlink.Accept())
-	add(divert, netlink.NotSource(own), netlink.Drop())
-	add(divert, netlink.L4Proto(unix.IPPROTO_TCP), netlink.TCPFlags(tcpSYN|tcpACK|tcpRST, tcpSYN),
-		netlink.TProxyTo(netlink.FamilyIPv4, tcpPort), netlink.Accept())
-	add(divert, netlink.L4Proto(unix.IPPROTO_TCP), netlink.Accept())
-	add(divert, netlink.L4Proto(unix.IPPROTO_UDP), netlink.TProxyTo(netlink.FamilyIPv4, udpPort), netlink.Accept())
-	t.NewChain(netlink.Chain{Table: table, Name: stray, Type: "filter", Hook: unix.NF_INET_LOCAL_OUT})
-	add(stray, netlink.Meta(unix.NFT_META_MARK, unix.NFT_REG_1), netlink.Cmp(unix.NFT_REG_1, unix.NFT_CMP_EQ, make([]byte, 4)),
-		netlink.L4Proto(unix.IPPROTO_TCP), netlink.TCPFlags(tcpRST, tcpRST), netlink.Drop())
-	return nft.Commit(t)
-}
-
-func dropRules(nft *netlink.Conn) error {
-	t := netlink.NewTransaction(netlink.FamilyIPv4)
-	t.DeleteTable(table)
-	return nft.Commit(t)
-}
-
-// synCopy is how much of a SYN is copied: its headers with all options.
-const synCopy = 128
-
-func (r *Relay) bindQueue(nft *netlink.Conn) error {
-	var b netlink.Batch
-	b.QueueBind(queueNumber)
-	b.QueueCopy(queueNumber, synCopy)
-	b.QueueMaxLen(queueNumber, queueLength)
-	return nft.Do(&b)
+	return r.connect6()
 }

@@ -14,19 +14,21 @@ import (
 
 // A Relay is the network of one container.
 type Relay struct {
+	options  Options
 	address  netip.Prefix
+	address6 netip.Prefix // or invalid
 	gateway  netip.Addr
+	gateway4 address // as tuples have it
+	gateway6 address // or zero
 	resolver resolver
 	host     outwardAddr
 	dns      *dns.Forwarder // or nil: see names_linux.go
-
-	hostGateway bool // the gateway stands for the host
-	log         func(string)
-	hold        Hold
-	in          inside
+	log      func(string)
+	hold     Hold
+	in       inside
 
 	first, second *loop
-	listener      *listener
+	listeners     [2]*listener // of IPv4 and IPv6
 	open          atomic.Int64 // TCP sockets
 	most          int64
 	mostFlows     int
@@ -48,13 +50,14 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := &Relay{address: o.Address, gateway: o.Gateway, log: o.Log, resolver: newResolver(o.Resolver), hostGateway: o.HostGateway}
+	r := &Relay{options: o, address: o.Address, gateway: o.Gateway, log: o.Log, resolver: newResolver(o.Resolver)}
 	if !r.address.IsValid() {
 		r.address, r.gateway = DefaultAddress, DefaultGateway
 	}
 	if !r.gateway.Is4() || !r.address.Contains(r.gateway) || r.gateway == r.address.Addr() {
 		return nil, &Error{Step: "look at addresses", Err: unix.EINVAL}
 	}
+	r.gateway4 = addressOf(r.gateway)
 	r.dns = r.newForwarder(&o)
 	r.limit()
 	started := make(chan error, 1)
@@ -105,7 +108,7 @@ func (r *Relay) Close() error {
 		one := [8]byte{0: 1}
 		unix.Write(r.wake, one[:])
 	} else {
-		unix.Shutdown(r.in.tcp, unix.SHUT_RDWR) // wakes the first loop
+		unix.Shutdown(r.in.four.tcp, unix.SHUT_RDWR) // wakes the first loop
 	}
 	r.done.Wait()
 	if r.dns != nil {
@@ -138,15 +141,21 @@ func (r *Relay) serve() error {
 		return err
 	}
 	r.first = l
-	l.held, l.flows = map[tuple]*held{}, map[tuple]*flow{}
-	r.listener = &listener{r.in.tcp}
+	l.held, l.flows, l.pings = map[tuple]*held{}, map[tuple]*flow{}, map[tuple]*ping{}
 	watch := func(fd int, h handler) {
 		if e := l.watch(fd, h, unix.EPOLLIN); e != 0 && err == nil {
 			err = &Error{Step: "epoll_ctl", Err: e}
 		}
 	}
-	watch(r.in.tcp, r.listener)
-	watch(r.in.udp, &datagrams{r.in.udp})
+	for i, s := range []*sockets{&r.in.four, &r.in.six} {
+		if s.tcp == 0 {
+			continue
+		}
+		r.listeners[i] = &listener{s.tcp}
+		watch(s.tcp, r.listeners[i])
+		watch(s.udp, &datagrams{s.udp})
+		watch(s.echo, &echoes{s.echo})
+	}
 	if r.hold != HoldNone {
 		watch(r.in.netfilter, &synQueue{r.in.netfilter})
 	}
@@ -162,9 +171,52 @@ func (r *Relay) say(line string) {
 
 // closeInside closes the sockets of R, and with them R.
 func (r *Relay) closeInside() {
-	for _, fd := range []int{r.in.tcp, r.in.udp, r.in.raw, r.in.netfilter, r.wake} {
+	four, six := &r.in.four, &r.in.six
+	for _, fd := range []int{four.tcp, four.udp, four.raw, four.echo, six.tcp, six.udp, six.raw, six.echo, r.in.netfilter, r.wake} {
 		if fd > 0 {
 			unix.Close(fd)
 		}
+	}
+}
+
+// of is the sockets of R for what goes to or comes from an address.
+func (in *inside) of(a address) *sockets {
+	if a.is4() {
+		return &in.four
+	}
+	return &in.six
+}
+
+func (r *Relay) listenerFor(a address) *listener {
+	if a.is4() {
+		return r.listeners[0]
+	}
+	return r.listeners[1]
+}
+
+// gatewayFor is the gateway of an address's family.
+func (r *Relay) gatewayFor(a address) address {
+	if a.is4() {
+		return r.gateway4
+	}
+	return r.gateway6
+}
+
+// unreachableFor is the gateway's error about a packet to dst.
+func (l *loop) unreachableFor(dst address, why reason) icmpError {
+	return unreachableFrom(l.relay.gatewayFor(dst), why, dst)
+}
+
+// raw is the socket that packets to the container's address are written to.
+func (l *loop) raw(to address) int { return l.relay.in.of(to).raw }
+
+// write sends a packet to the container. Where its link is full it is lost, as
+// any may be.
+func (l *loop) write(to address, packet []byte) {
+	switch {
+	case len(packet) > linkMTU:
+		l.writeFragments(to, packet)
+	case len(packet) > 0:
+		send(l.raw(to), packet)
 	}
 }

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"skiff/netns/netlink"
@@ -69,8 +70,8 @@ func (l *loop) hold(p netlink.Packet) {
 
 // dial begins to connect outside. Where that cannot be, the SYN is answered.
 func (l *loop) dial(h *held) {
-	to, zone := h.to(), uint32(0)
-	switch l.relay.rule(to) {
+	verdict := l.relay.rule(h.dst, h.dstPort)
+	switch verdict {
 	case refuse:
 		l.fail(h, unix.ECONNREFUSED)
 		return
@@ -82,16 +83,11 @@ func (l *loop) dial(h *held) {
 			l.answered(h)
 			return
 		}
-		servers := l.relay.resolver.at(l.now)
-		to, zone = servers[h.server%len(servers)].addr, servers[h.server%len(servers)].zone
-	case outward:
-		var errno syscall.Errno
-		if to, errno = l.relay.host.at(l.now, to.Port()); errno != 0 {
-			l.fail(h, errno)
-			return
-		}
+	case ignore:
+		l.fail(h, unix.ETIMEDOUT)
+		return
 	}
-	e, errno := l.outer(to, zone)
+	e, errno := l.outer(l.target(h.tuple, verdict, h.server))
 	switch errno {
 	case 0:
 		h.outer = e
@@ -122,6 +118,9 @@ func (l *loop) outer(to netip.AddrPort, zone uint32) (*end, syscall.Errno) {
 		return nil, errno
 	}
 	setInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	setInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) // see settle
+	// The container's keep-alives end at the relay, so somebody must ask outside.
+	setInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	if errno = connect(fd, to, zone); errno != 0 {
 		closeFD(fd)
 		l.relay.open.Add(-2)
@@ -153,12 +152,12 @@ func (h *held) event(l *loop, events uint32) {
 	h.passed, h.since = true, l.now
 	l.verdict(h.id, true)
 	// The handshake has run inside of the verdict: it is there already.
-	l.relay.listener.accept(l, 1)
+	l.relay.listenerFor(h.dst).accept(l, 1)
 }
 
 // failed tries the next nameserver, or answers the SYN.
 func (l *loop) failed(h *held, errno syscall.Errno) {
-	if l.relay.rule(h.to()) == resolve && errno != unix.EMFILE {
+	if l.relay.rule(h.dst, h.dstPort) == resolve && errno != unix.EMFILE {
 		if h.server++; h.server < len(l.relay.resolver.at(l.now)) {
 			l.dial(h)
 			return
@@ -172,11 +171,11 @@ func (l *loop) fail(h *held, errno syscall.Errno) {
 	delete(l.held, h.tuple)
 	l.verdict(h.id, false)
 	var b [128]byte
-	switch code, kind := answerTo(errno); kind {
+	switch why, kind := answerTo(errno); kind {
 	case answerReset:
-		send(l.relay.in.raw, appendReset(b[:0], h.syn[:h.size]))
+		l.write(h.src, appendReset(b[:0], h.syn[:h.size]))
 	case answerUnreachable:
-		send(l.relay.in.raw, appendUnreachable(b[:0], l.relay.gateway.As4(), code, h.syn[:h.size]))
+		l.write(h.src, appendError(b[:0], l.unreachableFor(h.dst, why), h.syn[:h.size]))
 	}
 }
 
@@ -190,7 +189,7 @@ const (
 
 // answerTo is what makes the container's connect fail with errno, or with the
 // nearest that a packet can say. Source: tcp(7), icmp_err_convert of the kernel.
-func answerTo(errno syscall.Errno) (code byte, kind answer) {
+func answerTo(errno syscall.Errno) (why reason, kind answer) {
 	switch errno {
 	case unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE:
 		return 0, answerReset
@@ -264,17 +263,17 @@ func (a *listener) accept(l *loop, n int) {
 
 // mute stops watching a listener whose connections cannot be taken now.
 func (l *loop) mute(a *listener) {
-	if l.muted == nil {
-		l.muted = a
+	if !slices.Contains(l.muted, a) {
+		l.muted = append(l.muted, a)
 		l.unwatch(a.fd)
 	}
 }
 
 func (l *loop) unmute() {
-	if a := l.muted; a != nil {
-		l.muted = nil
+	for _, a := range l.muted {
 		l.watch(a.fd, a, unix.EPOLLIN)
 	}
+	l.muted = l.muted[:0]
 }
 
 // join makes a pair of an accepted and a connected socket.
@@ -298,9 +297,9 @@ func (l *loop) join(in, out *end) {
 // acceptFirst is the last rung: the connection stands before the one outside
 // does, and is reset if that fails.
 func (l *loop) acceptFirst(in *end, t tuple) {
-	to, zone := t.to(), uint32(0)
-	switch l.relay.rule(to) {
-	case refuse, forbid:
+	verdict := l.relay.rule(t.dst, t.dstPort)
+	switch verdict {
+	case refuse, forbid, ignore:
 		abort(in.fd)
 		closeFD(in.fd)
 		return
@@ -309,17 +308,8 @@ func (l *loop) acceptFirst(in *end, t tuple) {
 			l.converse(in.fd)
 			return
 		}
-		s := l.relay.resolver.at(l.now)[0]
-		to, zone = s.addr, s.zone
-	case outward:
-		var errno syscall.Errno
-		if to, errno = l.relay.host.at(l.now, to.Port()); errno != 0 {
-			abort(in.fd)
-			closeFD(in.fd)
-			return
-		}
 	}
-	out, errno := l.outer(to, zone)
+	out, errno := l.outer(l.target(t, verdict, 0))
 	if errno != 0 {
 		abort(in.fd)
 		closeFD(in.fd)

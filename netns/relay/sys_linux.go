@@ -43,8 +43,10 @@ func splice(from, to, n int) (int, syscall.Errno) {
 
 func closeFD(fd int) { syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
-func socket(family, kind int) (int, syscall.Errno) {
-	fd, _, e := syscall.RawSyscall(unix.SYS_SOCKET, uintptr(family), uintptr(kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC), 0)
+func socket(family, kind int) (int, syscall.Errno) { return socketOf(family, kind, 0) }
+
+func socketOf(family, kind, proto int) (int, syscall.Errno) {
+	fd, _, e := syscall.RawSyscall(unix.SYS_SOCKET, uintptr(family), uintptr(kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC), uintptr(proto))
 	return int(fd), e
 }
 
@@ -65,28 +67,72 @@ func connect(fd int, to netip.AddrPort, zone uint32) syscall.Errno {
 	return e
 }
 
+// fromSockaddr reads a sockaddr of IPv4, which is shorter, or IPv6.
+func fromSockaddr(sa *unix.RawSockaddrInet6) (address, uint16) {
+	if sa.Family == unix.AF_INET {
+		s := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		return address4(s.Addr), getPort(&s.Port)
+	}
+	return sa.Addr, getPort(&sa.Port)
+}
+
 // accept takes a connection; its peer's and its own address make the tuple.
 func accept(fd int) (int, tuple, syscall.Errno) {
-	var peer, own unix.RawSockaddrInet4
-	size := uint32(unix.SizeofSockaddrInet4)
+	var peer, own unix.RawSockaddrInet6
+	size := uint32(unix.SizeofSockaddrInet6)
 	c, _, e := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&peer)), uintptr(unsafe.Pointer(&size)),
 		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
 	if e != 0 {
 		return -1, tuple{}, e
 	}
-	size = unix.SizeofSockaddrInet4
+	size = unix.SizeofSockaddrInet6
 	_, _, e = syscall.RawSyscall(unix.SYS_GETSOCKNAME, c, uintptr(unsafe.Pointer(&own)), uintptr(unsafe.Pointer(&size)))
 	if e != 0 {
 		closeFD(int(c))
 		return -1, tuple{}, unix.ECONNABORTED
 	}
-	return int(c), tuple{src: peer.Addr, dst: own.Addr, srcPort: getPort(&peer.Port), dstPort: getPort(&own.Port)}, 0
+	var t tuple
+	t.src, t.srcPort = fromSockaddr(&peer)
+	t.dst, t.dstPort = fromSockaddr(&own)
+	return int(c), t, 0
 }
 
 func setInt(fd, level, name, v int) syscall.Errno {
 	n := int32(v)
 	_, _, e := syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(unsafe.Pointer(&n)), 4, 0)
 	return e
+}
+
+func setBytes(fd, level, name int, v []byte) syscall.Errno {
+	_, _, e := syscall.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)), 0)
+	return e
+}
+
+// recvmsg reads one message with its sender and its control messages.
+func recvmsg(fd int, p []byte, from *unix.RawSockaddrInet6, oob []byte, flags int) (n int, control []byte, e syscall.Errno) {
+	iov := unix.Iovec{Base: unsafe.SliceData(p)}
+	iov.SetLen(len(p))
+	h := unix.Msghdr{Name: (*byte)(unsafe.Pointer(from)), Namelen: unix.SizeofSockaddrInet6, Iov: &iov, Control: unsafe.SliceData(oob)}
+	h.SetIovlen(1)
+	h.SetControllen(len(oob))
+	r, _, e := syscall.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&h)), uintptr(flags|unix.MSG_DONTWAIT))
+	if e != 0 {
+		return 0, nil, e
+	}
+	return int(r), oob[:min(int(h.Controllen), len(oob))], 0
+}
+
+// eachControl calls fn for each control message (cmsg(3)).
+func eachControl(oob []byte, fn func(level, typ int32, data []byte)) {
+	for len(oob) >= unix.SizeofCmsghdr {
+		c := (*unix.Cmsghdr)(unsafe.Pointer(&oob[0]))
+		n := int(c.Len)
+		if n < unix.SizeofCmsghdr || n > len(oob) {
+			return
+		}
+		fn(c.Level, c.Type, oob[unix.SizeofCmsghdr:n])
+		oob = oob[min(unix.CmsgSpace(n-unix.SizeofCmsghdr), len(oob)):]
+	}
 }
 
 // socketError is the error that waits on a socket, and is then gone.

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"encoding/binary"
 	"syscall"
 	"unsafe"
 
@@ -16,10 +15,10 @@ type flow struct {
 	fd       int
 	last     int64 // second of the last datagram
 	answered bool
+	verdict  ruling
+	apart    bool   // datagrams of one size cannot be sent together
 	server   int    // nameserver that is asked, for the gateway's port 53
 	query    []byte // last query to it, until it is answered
-	resolve  bool
-	outward  bool
 }
 
 // Seconds of silence after which a flow is forgotten (RFC 4787, REQ-5, wants
@@ -32,8 +31,8 @@ const (
 
 const (
 	batchLen = 32
-	slotLen  = 64 << 10 // any datagram, with headroom for its headers
-	headroom = ipLen + udpLen
+	slotLen  = 68 << 10 // any datagram, with headroom for its headers
+	headroom = ip6Len + udpLen
 	queryMax = 4096 // a larger query is not asked again elsewhere
 )
 
@@ -43,9 +42,11 @@ type batch struct {
 	memory []byte
 	msgs   [batchLen]mmsghdr
 	iovs   [batchLen]unix.Iovec
-	names  [batchLen]unix.RawSockaddrInet4
+	names  [batchLen]unix.RawSockaddrInet6 // or Inet4, which is shorter
 	oob    [batchLen][64]byte
 	tuples [batchLen]tuple
+	first  [batchLen]joined
+	sizes  [batchLen][segmentSpace]byte // control messages
 }
 
 func newBatch() (*batch, syscall.Errno) {
@@ -68,7 +69,7 @@ func (b *batch) receive(fd int, named bool) (int, syscall.Errno) {
 		*h = unix.Msghdr{Iov: &b.iovs[i]}
 		h.SetIovlen(1)
 		if named {
-			h.Name, h.Namelen = (*byte)(unsafe.Pointer(&b.names[i])), unix.SizeofSockaddrInet4
+			h.Name, h.Namelen = (*byte)(unsafe.Pointer(&b.names[i])), unix.SizeofSockaddrInet6
 			h.Control = &b.oob[i][0]
 			h.SetControllen(len(b.oob[i]))
 		}
@@ -77,13 +78,10 @@ func (b *batch) receive(fd int, named bool) (int, syscall.Errno) {
 }
 
 // prepare turns received messages i to j into ones to send, on a connected
-// socket: with their headers, which are in the headroom, or without.
-func (b *batch) prepare(i, j int, headers bool) {
+// socket: with the last bytes of their headroom, which hold headers, or without.
+func (b *batch) prepare(i, j int, header int) {
 	for k := i; k < j; k++ {
-		size, from := int(b.msgs[k].n), headroom
-		if headers {
-			size, from = size+headroom, 0
-		}
+		size, from := int(b.msgs[k].n)+header, headroom-header
 		b.iovs[k].Base = &b.slot(k)[from]
 		b.iovs[k].SetLen(size)
 		b.msgs[k].hdr = unix.Msghdr{Iov: &b.iovs[k]}
@@ -137,14 +135,16 @@ func (l *loop) datagramBatch() *batch {
 // tuple is whence and whereto a received datagram was sent. The destination
 // is in a control message of type IP_ORIGDSTADDR (ip(7)).
 func (b *batch) tuple(i int) tuple {
-	t := tuple{src: b.names[i].Addr, srcPort: getPort(&b.names[i].Port)}
+	var t tuple
+	t.src, t.srcPort = fromSockaddr(&b.names[i])
 	oob := b.oob[i][:min(int(b.msgs[i].hdr.Controllen), len(b.oob[i]))]
-	if len(oob) >= unix.SizeofCmsghdr+unix.SizeofSockaddrInet4 {
-		c := (*unix.Cmsghdr)(unsafe.Pointer(&oob[0]))
-		if c.Level == unix.SOL_IP && c.Type == unix.IP_ORIGDSTADDR {
-			sa := oob[unix.SizeofCmsghdr:]
-			t.dstPort, t.dst = binary.BigEndian.Uint16(sa[2:]), [4]byte(sa[4:8])
-		}
+	if len(oob) < unix.SizeofCmsghdr+unix.SizeofSockaddrInet4 {
+		return t
+	}
+	switch c := (*unix.Cmsghdr)(unsafe.Pointer(&oob[0])); {
+	case c.Level == unix.SOL_IP && c.Type == unix.IP_ORIGDSTADDR,
+		c.Level == unix.SOL_IPV6 && c.Type == unix.IPV6_ORIGDSTADDR && len(oob) >= unix.SizeofCmsghdr+unix.SizeofSockaddrInet6:
+		t.dst, t.dstPort = fromSockaddr((*unix.RawSockaddrInet6)(unsafe.Pointer(&oob[unix.SizeofCmsghdr])))
 	}
 	return t
 }
@@ -161,21 +161,37 @@ func (l *loop) outward(b *batch, i, j int) {
 		}
 	}
 	f.last = l.now
-	if f.resolve {
+	if f.verdict == resolve {
 		l.ask(f, b.slot(j - 1)[headroom:][:b.msgs[j-1].n])
 	}
-	b.prepare(i, j, false)
-	for m, retried := b.msgs[i:j], false; len(m) > 0; {
-		n, errno := sendmmsg(f.fd, m)
+	b.prepare(i, j, 0)
+	l.sendOut(f, b, i, j)
+}
+
+// sendOut sends prepared messages i to j, those of one size together.
+func (l *loop) sendOut(f *flow, b *batch, i, j int) {
+	end := j
+	if !f.apart {
+		end = b.join(i, j)
+	}
+	for retried := false; i < end; {
+		n, errno := sendmmsg(f.fd, b.msgs[i:end])
 		switch {
 		case errno == 0:
-			m, retried = m[n:], false
+			i, retried = i+n, false
 		case errno == unix.EAGAIN:
 			return // the way out is full, as it may be natively
+		case b.first[i].joined && notJoined(errno):
+			// Larger than a frame of the way out, or its device does not help.
+			f.apart = true
+			first := b.first[i].message
+			b.prepare(first, j, 0)
+			l.sendOut(f, b, first, j)
+			return
 		case !retried && l.broken(f, errno):
 			retried = true // the error was an earlier datagram's
 		default:
-			m, retried = m[1:], false
+			i, retried = i+1, false
 		}
 	}
 }
@@ -183,24 +199,22 @@ func (l *loop) outward(b *batch, i, j int) {
 // newFlow makes the socket outside, or tells the container why there is none.
 func (l *loop) newFlow(t tuple) *flow {
 	f := &flow{tuple: t}
-	switch l.relay.rule(t.to()) {
+	switch f.verdict = l.relay.rule(t.dst, t.dstPort); f.verdict {
 	case refuse:
 		l.unreachable(t, icmpPort)
 		return nil
 	case forbid:
 		l.unreachable(t, icmpProhibited)
 		return nil
-	case resolve:
-		f.resolve = true
-	case outward:
-		f.outward = true
+	case ignore:
+		return nil
 	}
 	if len(l.flows) >= l.relay.mostFlows {
 		l.evict()
 	}
 	if errno := l.open(f); errno != 0 {
-		if code, kind := answerTo(errno); kind == answerUnreachable {
-			l.unreachable(t, code)
+		if why, kind := answerTo(errno); kind == answerUnreachable {
+			l.unreachable(t, why)
 		}
 		return nil
 	}
@@ -210,18 +224,7 @@ func (l *loop) newFlow(t tuple) *flow {
 
 // open connects the flow's socket outside.
 func (l *loop) open(f *flow) syscall.Errno {
-	to, zone := f.to(), uint32(0)
-	if f.resolve {
-		servers := l.relay.resolver.at(l.now)
-		s := servers[f.server%len(servers)]
-		to, zone = s.addr, s.zone
-	}
-	if f.outward {
-		var errno syscall.Errno
-		if to, errno = l.relay.host.at(l.now, to.Port()); errno != 0 {
-			return errno
-		}
-	}
+	to, zone := l.target(f.tuple, f.verdict, f.server)
 	family := unix.AF_INET
 	if to.Addr().Is6() {
 		family = unix.AF_INET6
@@ -229,6 +232,11 @@ func (l *loop) open(f *flow) syscall.Errno {
 	fd, errno := socket(family, unix.SOCK_DGRAM)
 	if errno != 0 {
 		return errno
+	}
+	if to.Addr().Is4() {
+		setInt(fd, unix.SOL_IP, unix.IP_RECVERR, 1)
+	} else {
+		setInt(fd, unix.SOL_IPV6, unix.IPV6_RECVERR, 1)
 	}
 	if errno = connect(fd, to, zone); errno == 0 {
 		errno = l.watch(fd, f, unix.EPOLLIN)
@@ -269,10 +277,13 @@ func (l *loop) nextServer(f *flow) bool {
 }
 
 // event carries answers to the container.
-func (f *flow) event(l *loop, _ uint32) {
+func (f *flow) event(l *loop, events uint32) {
 	b := l.datagramBatch()
 	if b == nil {
 		return
+	}
+	if events&unix.EPOLLERR != 0 {
+		l.broken(f, socketError(f.fd))
 	}
 	for range 4 {
 		n, errno := b.receive(f.fd, false)
@@ -284,49 +295,40 @@ func (f *flow) event(l *loop, _ uint32) {
 			return
 		}
 		f.last, f.answered, f.query = l.now, true, nil
-		for i := range n {
-			appendUDP(b.slot(i)[:0], f.dst, f.src, f.dstPort, f.srcPort, int(b.msgs[i].n))
-		}
-		b.prepare(0, n, true)
-		for m := b.msgs[:n]; len(m) > 0; {
-			sent, errno := sendmmsg(l.relay.in.raw, m)
-			if errno == unix.EAGAIN {
-				return
-			}
-			m = m[max(sent, 1):]
-		}
+		l.deliver(f, b, n)
 		if n < batchLen {
 			return
 		}
 	}
 }
 
-// broken passes on an ICMP error that came for the flow, and says whether it
-// was one. A nameserver that is not there gives way to the next.
-func (l *loop) broken(f *flow, errno syscall.Errno) bool {
-	code := byte(icmpPort)
-	if errno != unix.ECONNREFUSED {
-		c, kind := answerTo(errno)
-		if kind != answerUnreachable {
-			return false
+// deliver writes the first n messages to the container, as coming from whom the
+// flow goes to.
+func (l *loop) deliver(f *flow, b *batch, n int) {
+	header, from := headerLen(f.src)+udpLen, 0
+	for i := range n {
+		s := b.slot(i)[headroom-header:]
+		size := header + int(b.msgs[i].n)
+		appendUDP(s[:0], f.dst, f.src, f.dstPort, f.srcPort, s[header:size])
+		if size > linkMTU {
+			l.writeMany(f.src, b, from, i, header)
+			l.writeFragments(f.src, s[:size])
+			from = i + 1
 		}
-		code = c
 	}
-	if f.resolve && f.query != nil && f.server+1 < len(l.relay.resolver.at(l.now)) && l.nextServer(f) {
-		send(f.fd, f.query)
-		return true
-	}
-	l.unreachable(f.tuple, code)
-	return true
+	l.writeMany(f.src, b, from, n, header)
 }
 
-// unreachable answers a datagram as the network or machine outside did.
-func (l *loop) unreachable(t tuple, code byte) {
-	var quote [headroom]byte
-	var b [96]byte
-	appendUDP(quote[:0], t.src, t.dst, t.srcPort, t.dstPort, 0)
-	quote[3] = headroom // the total length, which the kernel fills in only outside
-	send(l.relay.in.raw, appendUnreachable(b[:0], l.relay.gateway.As4(), code, quote[:]))
+// writeMany sends messages i to j with their headers.
+func (l *loop) writeMany(to address, b *batch, i, j, header int) {
+	b.prepare(i, j, header)
+	for m := b.msgs[i:j]; len(m) > 0; {
+		sent, errno := sendmmsg(l.raw(to), m)
+		if errno == unix.EAGAIN {
+			return
+		}
+		m = m[max(sent, 1):]
+	}
 }
 
 func (l *loop) forget(f *flow) {

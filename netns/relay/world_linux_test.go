@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,9 +33,15 @@ const (
 
 var (
 	hostAddress    = netip.MustParsePrefix("192.0.2.1/24")
+	hostAddress6   = netip.MustParsePrefix("2001:db8:1::1/64")
+	outside6       = netip.MustParsePrefix("2001:db8:1::2/64")
+	through6Net    = netip.MustParsePrefix("2001:db8:2::/64") // as throughNet
 	outsideAddress = netip.MustParsePrefix("192.0.2.2/24")
-	worldErr       error  // why there is no world
-	outside        *child // the server; ends when its input is closed
+	throughNet     = netip.MustParsePrefix("198.51.100.0/24") // outside routes it back
+	nowhereNet     = netip.MustParsePrefix("198.18.0.0/24")   // outside has no route to it, and says so five times and then once a second
+	nowhere6Net    = netip.MustParsePrefix("2001:db8:3::/64") // says so always
+	worldErr       error                                      // why there is no world
+	outside        *child                                     // the server; ends when its input is closed
 )
 
 func TestMain(m *testing.M) {
@@ -109,11 +116,25 @@ func makeWorld() error {
 	}
 	b.Reset()
 	b.AddrAdd(index, hostAddress)
+	b.AddrAdd(index, hostAddress6)
+	b.AddrAdd(index, netip.MustParsePrefix("fe80::1/64")) // neighbours are asked from it, without the delay of the kernel's own
 	if err := c.Do(&b); err != nil {
 		return err
 	}
-	_, err = out.ask("serve")
-	return err
+	if _, err = out.ask("serve"); err != nil {
+		return err
+	}
+	if _, err := c.LinkIndex("out0"); err != nil { // see configure
+		return err
+	}
+	b.Reset()
+	for _, n := range []netip.Prefix{throughNet, nowhereNet} {
+		b.RouteAdd(netlink.Route{Dst: n, Gateway: outsideAddress.Addr(), Index: index})
+	}
+	for _, n := range []netip.Prefix{through6Net, nowhere6Net} {
+		b.RouteAdd(netlink.Route{Dst: n, Gateway: outside6.Addr(), Index: index})
+	}
+	return c.Do(&b)
 }
 
 // A child is this binary in another part.
@@ -121,6 +142,19 @@ type child struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Scanner
+}
+
+// forks is a thread for whoever starts a child, which dies with the thread that
+// started it: that of a relay ends with the relay.
+var forks = make(chan func())
+
+func init() {
+	go func() {
+		runtime.LockOSThread()
+		for f := range forks {
+			f()
+		}
+	}()
 }
 
 // startRole starts the binary in a part and returns once it has spoken.
@@ -140,7 +174,9 @@ func startCommand(role string, cmd *exec.Cmd, attr *syscall.SysProcAttr) (*child
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	if err := c.cmd.Start(); err != nil {
+	started := make(chan error)
+	forks <- func() { started <- c.cmd.Start() }
+	if err := <-started; err != nil {
 		return nil, err
 	}
 	c.out = bufio.NewScanner(out)
