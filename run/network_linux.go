@@ -247,6 +247,9 @@ func (n *relayed) connect(pr *Process, inside int) error {
 	if failed.Missing != "" && len(n.ports) == 0 {
 		err := pasta(pr.PID, inside, n.options)
 		if err == nil {
+			if n.hostGateway {
+				n.say("pasta serves the network, by which host-gateway leads nowhere")
+			}
 			return nil
 		}
 		if !errors.Is(err, exec.ErrNotFound) {

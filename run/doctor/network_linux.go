@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 
 	"skiff/internal/idmap"
@@ -31,6 +32,8 @@ func network(h *Host) Finding {
 	needed := os.Geteuid() != 0
 	var e *relay.Error
 	switch {
+	case errors.As(err, &e) && e.Missing != "" && pasta() && os.Geteuid() != 0:
+		return Finding{Status: Limited, Uses: "pasta, without published ports", Why: err.Error(), Cure: "sudo modprobe " + e.Missing, Needed: needed}
 	case errors.As(err, &e):
 		f := Finding{Status: Missing, Uses: err.Error(), Why: "containers run with --network none or host alone", Needed: needed}
 		if e.Missing != "" {
@@ -54,6 +57,13 @@ func network(h *Host) Finding {
 		f.Why, f.Cure = "the kernel has neither nft_queue nor xt_NFQUEUE, or no nfnetlink_queue", "sudo modprobe -a nfnetlink_queue nft_queue"
 	}
 	return f
+}
+
+// pasta reports whether that, which serves where the kernel lacks what the relay
+// needs, is installed and may make its device.
+func pasta() bool {
+	_, err := exec.LookPath("pasta")
+	return err == nil && unix.Access("/dev/net/tun", unix.R_OK|unix.W_OK) == nil
 }
 
 // bridgeDir is where package run keeps the state of root's network.
