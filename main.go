@@ -45,7 +45,7 @@ func main() {
 	umask := syscall.Umask(0o022)
 	early := run.Anticipate(os.Args)
 	late.Through(cli.Main)
-	os.Exit(cli.Main(os.Args, cli.Tools{Open: openRegistry, OpenPush: openPush, OpenLogins: openLogins, Decompress: decompress, Compress: compress, Umask: umask}, early))
+	os.Exit(cli.Main(os.Args, cli.Tools{Open: openRegistry, OpenPush: openPush, OpenLogins: openLogins, Decompress: decompress, Compress: compress, Umask: umask, ConfigFiles: configFiles}, early))
 }
 
 func decompressor() layers.Decompressor {
@@ -65,6 +65,11 @@ func compress(w io.Writer) io.WriteCloser {
 func openRegistry(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Registry, error) {
 	late.Through(registry.Open)
 	return registry.Open(ctx, ref, access)
+}
+
+func configFiles() []string {
+	late.Through(registry.ConfigFiles)
+	return registry.ConfigFiles()
 }
 
 func openPush(ctx context.Context, ref pull.Reference, access pull.Access, from []string) (push.Registry, error) {

@@ -25,24 +25,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test binary plays skiff, so that scripts run the code under test, and pty, collect and udp.
+// The test binary plays skiff, so that scripts run the code under test, and pty, collect, udp and nameserver.
 func TestMain(m *testing.M) {
 	if run.Borrowed() {
 		main() // before package testscript looks around
 	}
 	layers.WorkerMain(decompressor) // skiff executes itself, under another name
 	testscript.Main(m, map[string]func(){
-		"skiff":   main,
-		"pty":     playTerminal,
-		"collect": playCollector,
-		"udp":     playUDP,
+		"skiff":      main,
+		"pty":        playTerminal,
+		"collect":    playCollector,
+		"udp":        playUDP,
+		"nameserver": playNameserver,
 	})
 }
 
 // TestScripts runs every script as whoever runs the tests.
 //
 // Besides testscript's own, a script has the commands status, image, push, serve, proxy
-// and need, and the programs pty and udp. $IMAGE is an image of busybox alone, $REGISTRY the
+// and need, and the programs pty, udp and nameserver. $IMAGE is an image of busybox alone, $REGISTRY the
 // host and port of a registry of the script's own. The conditions
 // root, subids and single say which id map the containers get.
 func TestScripts(t *testing.T) {

@@ -3,9 +3,11 @@ package run
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"skiff/internal/smallfile"
+	"skiff/netns/dns"
 	"skiff/rootfs"
 )
 
@@ -14,6 +16,7 @@ type Link struct {
 	Address netip.Addr // of eth0; not valid without one
 	Gateway netip.Addr
 	DNS     []string // nameservers to use unless the user named some
+	Names   bool     // they answer other containers' names
 }
 
 // etcFiles are the files that skiff provides in /etc.
@@ -59,52 +62,85 @@ func hostsFile(o *Options, hostname string, link Link) string {
 	switch {
 	case o.Network == NetworkHost:
 	case link.Address.IsValid():
-		fmt.Fprintf(&b, "%s\t%s\n", link.Address, hostname)
-		fmt.Fprintf(&b, "%s\thost.docker.internal host.containers.internal\n", link.Gateway)
+		fmt.Fprintf(&b, "%s\t%s\n", link.Address, ownNames(hostname))
+		var names []string
+		for _, name := range hostNames {
+			// All lines of a name count with some resolvers, not the first alone.
+			if !slices.ContainsFunc(o.AddHosts, func(h Host) bool { return strings.EqualFold(h.Name, name) }) {
+				names = append(names, name)
+			}
+		}
+		if names != nil {
+			fmt.Fprintf(&b, "%s\t%s\n", link.Gateway, strings.Join(names, " "))
+		}
 	default:
-		fmt.Fprintf(&b, "127.0.1.1\t%s\n", hostname)
+		fmt.Fprintf(&b, "127.0.1.1\t%s\n", ownNames(hostname))
 	}
 	return b.String()
 }
 
+// hostNames are docker's and podman's names for the host.
+var hostNames = [...]string{"host.docker.internal", "host.containers.internal"}
+
+// wantsHost reports whether the user asks for a way to the host by naming it.
+func (o *Options) wantsHost() bool {
+	return slices.ContainsFunc(o.AddHosts, func(h Host) bool { return h.Address == "host-gateway" })
+}
+
+// ownNames are the host name and, of one with a domain, its first label.
+func ownNames(hostname string) string {
+	if first, _, ok := strings.Cut(hostname, "."); ok && first != "" {
+		return hostname + " " + first
+	}
+	return hostname
+}
+
 // resolvFile is resolv.conf(5): what the user named, else the network's
-// nameservers with the host's search list.
+// nameservers with the host's search list and options. Who has the host's
+// network, and wants nothing else, gets the host's file as it is.
 func resolvFile(o *Options, link Link) string {
-	text, _ := smallfile.Read("/etc/resolv.conf")
-	host := o.Network == NetworkHost || o.Network == NetworkJoined // the host's nameservers are all that is known
-	if host && o.DNS == nil && o.DNSSearch == nil && o.DNSOptions == nil {
+	own := o.DNS != nil || o.DNSSearch != nil || o.DNSOptions != nil
+	switch {
+	case o.hostNames() && !own:
+		text, _ := smallfile.Read(resolvConf)
 		return string(text)
-	}
-	servers, search, options := o.DNS, o.DNSSearch, o.DNSOptions
-	if servers == nil {
-		servers = link.DNS
-	}
-	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		if len(f) < 2 {
-			continue
-		}
-		switch {
-		case f[0] == "search" && o.DNSSearch == nil:
-			search = f[1:]
-		case f[0] == "options" && o.DNSOptions == nil:
-			options = f[1:]
-		case f[0] == "nameserver" && o.DNS == nil && host:
-			servers = append(servers, f[1])
-		}
-	}
-	if o.Network == NetworkNone && o.DNS == nil {
+	case o.Network == NetworkNone && o.DNS == nil:
 		return ""
 	}
-	var b strings.Builder
-	if len(search) > 0 && !(len(search) == 1 && search[0] == ".") {
-		b.WriteString("search " + strings.Join(search, " ") + "\n")
+	return resolvText(o, link, dns.Open(resolvConf).Config())
+}
+
+// hostNames says whether names are asked of the host's nameservers, as the host does:
+// of a network that was joined by its path nothing else is known.
+func (o *Options) hostNames() bool { return o.Network == NetworkHost || o.Network == NetworkJoined }
+
+const resolvConf = "/etc/resolv.conf"
+
+// resolvText is the file where host is what the host's own says.
+func resolvText(o *Options, link Link, host dns.Config) string {
+	c := dns.Config{Search: o.DNSSearch, Options: o.DNSOptions}
+	if c.Search == nil {
+		c.Search = host.Search
 	}
-	for _, s := range servers {
-		b.WriteString("nameserver " + s + "\n")
+	if c.Options == nil {
+		c.Options = host.Options
 	}
-	if len(options) > 0 {
-		b.WriteString("options " + strings.Join(options, " ") + "\n")
+	if slices.Contains(c.Search, ".") {
+		c.Search = nil // docker's and podman's word for none
 	}
-	return b.String()
+	if link.Names && !slices.ContainsFunc(c.Options, func(s string) bool { return strings.HasPrefix(s, "ndots:") }) {
+		// Containers' names have no dot: they are asked for before the search list is gone through.
+		c.Options = append(slices.Clip(c.Options), "ndots:0")
+	}
+	servers := o.DNS
+	switch {
+	case servers != nil:
+	case o.hostNames():
+		for _, a := range host.Servers {
+			servers = append(servers, a.String())
+		}
+	default:
+		servers = link.DNS
+	}
+	return c.Text(servers)
 }

@@ -40,6 +40,7 @@ type member struct {
 	info   lease.Info
 	relay  *relayed
 	first  bool // the way out is by this one
+	names  *memberNames
 }
 
 // memberships looks for the networks and for who is in them.
@@ -137,7 +138,11 @@ func (m *memberships) network(r *Runner, o *Options, id, name, hostname string, 
 		}
 	}()
 	made := true
-	out := &network{to: m}
+	out := &network{to: m, link: Link{Names: true}}
+	names := memberNames{dir: m.dir}
+	for _, n := range m.list {
+		names.in = append(names.in, n.Network)
+	}
 	eth := 0
 	for _, n := range m.list {
 		pool, err := m.dir.Leases(n.Network)
@@ -169,7 +174,8 @@ func (m *memberships) network(r *Runner, o *Options, id, name, hostname string, 
 			n.use.Interface = "eth" + strconv.Itoa(eth)
 			eth++
 		}
-		n.relay = &relayed{say: r.Say, store: r.Store, member: n, options: o.Relay}
+		n.names = &names
+		n.relay = &relayed{say: r.Say, store: r.Store, member: n, options: o.Relay, hostGateway: o.wantsHost()}
 	}
 	m.leader().first, m.leader().relay.ports = true, published
 	if made && (m.user >= 0 || os.Geteuid() == 0) {
@@ -257,7 +263,7 @@ func (m *memberships) close() {
 // options are the relay's for this network.
 func (n *member) options(o *relay.Options) {
 	o.Address, o.Gateway = netip.PrefixFrom(n.lease.Addr, n.Subnet.Bits()), n.Gateway
-	o.IPv6 = relay.Never
+	o.IPv6, o.Names = relay.Never, n.names
 	o.Network = &relay.Network{
 		Router: n.router, Subnet: n.Subnet, Interface: n.use.Interface, MAC: n.use.MAC, DefaultRoute: n.first, Internal: n.Internal,
 	}

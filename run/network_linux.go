@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"skiff/internal/idmap"
+	"skiff/internal/plan"
 	"skiff/netns/bridge"
 	"skiff/netns/dns"
 	"skiff/netns/lease"
@@ -38,6 +39,7 @@ func (e *NetworkError) Unwrap() error { return e.Err }
 type network struct {
 	link Link // what the container sees; empty without a default network
 	to   connector
+	laps *plan.Laps // of what it took, with SKIFF_TRACE
 }
 
 // A connector gives a container its network, in two steps on the way up.
@@ -74,8 +76,12 @@ func (r *Runner) network(o *Options, id, name string, members *memberships, publ
 		}
 		return members.network(r, o, id, name, hostname, published)
 	}
+	var laps *plan.Laps
+	if o.Trace {
+		laps = plan.NewLaps()
+	}
 	if os.Geteuid() == 0 && o.Relay == nil {
-		n, err := r.bridge(o, id, published)
+		n, err := r.bridge(o, id, published, laps)
 		var missing *bridge.MissingError
 		if err == nil || !errors.As(err, &missing) && !errors.Is(err, bridge.ErrForwardBlocked) && !errors.Is(err, bridge.ErrNoSubnet) {
 			return n, err
@@ -83,7 +89,8 @@ func (r *Runner) network(o *Options, id, name string, members *memberships, publ
 	}
 	return &network{
 		link: Link{Address: relay.DefaultAddress.Addr(), Gateway: relay.DefaultGateway, DNS: []string{relay.DefaultGateway.String()}},
-		to:   &relayed{say: r.Say, store: r.Store, options: o.Relay, ports: published},
+		to:   &relayed{say: r.Say, store: r.Store, options: o.Relay, ports: published, hostGateway: o.wantsHost(), laps: laps},
+		laps: laps,
 	}, nil
 }
 
@@ -112,8 +119,8 @@ type bridged struct {
 	forward   *relay.Relay  // what serves the ports, or nil
 }
 
-func (r *Runner) bridge(o *Options, id string, published []ports.Socket) (_ *network, err error) {
-	b := &bridged{container: bridge.Container{ID: id}, say: r.Say, ports: published}
+func (r *Runner) bridge(o *Options, id string, published []ports.Socket, laps *plan.Laps) (_ *network, err error) {
+	b := &bridged{container: bridge.Container{ID: id, Laps: laps}, say: r.Say, ports: published}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -129,6 +136,7 @@ func (r *Runner) bridge(o *Options, id string, published []ports.Socket) (_ *net
 	if err != nil {
 		return nil, err
 	}
+	laps.Lap("bridge: prepare host")
 	leases, err := lease.Open(bridgeDir + "/leases")
 	if err != nil {
 		return nil, err
@@ -139,11 +147,12 @@ func (r *Runner) bridge(o *Options, id string, published []ports.Socket) (_ *net
 	if err != nil {
 		return nil, err
 	}
+	laps.Lap("bridge: lease address")
 	b.container.Addr = b.lease.Addr
-	n := &network{link: Link{Address: b.lease.Addr, Gateway: b.host.Gateway}, to: b}
+	n := &network{link: Link{Address: b.lease.Addr, Gateway: b.host.Gateway}, to: b, laps: laps}
 	servers := config.Servers
 	if o.DNS == nil && !config.Direct() {
-		b.container.DNS = dns.New(file.Upstreams)
+		b.container.DNS = dns.New(nil, file.Upstreams)
 		servers = []netip.Addr{b.host.Gateway}
 	}
 	for _, s := range servers {
@@ -161,6 +170,7 @@ func (b *bridged) connect(pr *Process, inside int) error {
 	}
 	defer unix.Close(ns)
 	b.container.NSFD, b.container.InsideFD = ns, inside
+	b.container.Laps.Start()
 	if b.attached, err = b.host.Attach(b.container); err != nil {
 		return &NetworkError{Err: err}
 	}
@@ -170,6 +180,7 @@ func (b *bridged) connect(pr *Process, inside int) error {
 	if b.owner, err = b.host.Publish(b.attached, b.container.Addr, b.ports); err != nil {
 		return &NetworkError{Err: err}
 	}
+	b.container.Laps.Lap("bridge: publish ports")
 	if b.forward, err = relay.Forward(context.Background(), b.host.Gateway, b.container.Addr, b.ports, func(line string) { b.say("%s", line) }); err != nil {
 		return &NetworkError{Err: err}
 	}
@@ -206,6 +217,9 @@ type relayed struct {
 	member  *member      // of a named network, or nil
 	started chan started // of the last begin, until it is known
 	relay   *relay.Relay
+
+	hostGateway bool
+	laps        *plan.Laps
 }
 
 // A started is what became of a relay's start.
@@ -225,7 +239,7 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 	n.started = make(chan started, 1)
 	o := relay.Options{
 		PID: pr.PID, UserNS: ids.Kind != idmap.Host, Ready: ready,
-		Hold: relay.ParseHold(n.store.Fact(holdFact)), Ports: n.ports,
+		Hold: relay.ParseHold(n.store.Fact(holdFact)), Ports: n.ports, HostGateway: n.hostGateway, Laps: n.laps,
 		Log: func(line string) { n.say("%s", line) },
 	}
 	n.options.to(&o)
@@ -241,6 +255,7 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 	default:
 		o.Hold = relay.ParseHold(rung)
 	}
+	n.laps.Start()
 	go func() {
 		r, err := relay.Start(context.Background(), o)
 		// Not that there is none: a module may come.
@@ -261,8 +276,11 @@ func (n *relayed) connect(pr *Process, inside int) error {
 		failed.Missing = e.Missing
 	}
 	if failed.Missing != "" && len(n.ports) == 0 && n.member == nil {
-		err := pasta(pr.PID, inside)
+		err := pasta(pr.PID, inside, n.options)
 		if err == nil {
+			if n.hostGateway {
+				n.say("pasta serves the network, by which host-gateway leads nowhere")
+			}
 			return nil
 		}
 		if !errors.Is(err, exec.ErrNotFound) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -26,21 +27,28 @@ var errNoRelay = &relay.Error{Step: "start", Missing: "nft_tproxy", Err: unix.EO
 const pastaTime = 5 * time.Second
 
 // pasta gives the container its network where the kernel lacks what the relay
-// needs, with the same addresses and nothing of the host's loopback. The caller is
+// needs, with the same addresses and what o allows; without IPv6. The caller is
 // the thread that ends with skiff, and pasta with it; and pasta ends when the
 // container's network namespace does. inside is a NETLINK_ROUTE socket of that.
 //
+// Pasta carries to link-local addresses whatever it is told, so they are made
+// the container's own.
+//
 // The error says what pasta said, and wraps exec.ErrNotFound where there is none.
-func pasta(pid, inside int) error {
+func pasta(pid, inside int, o *RelayOptions) error {
 	program, err := exec.LookPath("pasta")
 	if err != nil {
 		return err
 	}
 	var said bytes.Buffer
-	cmd := exec.Command(program, "--foreground", "--quiet", "--config-net", "--no-map-gw", "--ipv4-only",
+	args := []string{"--foreground", "--quiet", "--config-net", "--ipv4-only",
 		"--address", relay.DefaultAddress.Addr().String(), "--netmask", strconv.Itoa(relay.DefaultAddress.Bits()),
 		"--gateway", relay.DefaultGateway.String(), "--dns-forward", relay.DefaultGateway.String(), "--ns-ifname", "eth0",
-		"--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none", strconv.Itoa(pid))
+		"--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"}
+	if o == nil || !o.HostLoopback {
+		args = append(args, "--no-map-gw")
+	}
+	cmd := exec.Command(program, append(args, strconv.Itoa(pid))...)
 	cmd.Stderr = &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true} // ^C is the container's
 	if err := cmd.Start(); err != nil {
@@ -51,7 +59,12 @@ func pasta(pid, inside int) error {
 	c := netlink.New(inside)
 	for begin := time.Now(); ; {
 		if hasDefaultRoute(c) {
-			return nil
+			if o != nil && o.LinkLocal {
+				return nil
+			}
+			var b netlink.Batch
+			b.RouteAdd(netlink.Route{Dst: linkLocal, Index: netlink.Lo.Index, Local: true})
+			return c.Do(&b)
 		}
 		select {
 		case err := <-ended:
@@ -67,6 +80,9 @@ func pasta(pid, inside int) error {
 		}
 	}
 }
+
+// linkLocal holds the metadata services of clouds.
+var linkLocal = netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254}), 16)
 
 // hasDefaultRoute says whether pasta is done: the route comes last.
 func hasDefaultRoute(c *netlink.Conn) bool {

@@ -126,11 +126,13 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	attendant.wait()
 	status, err = process.Wait()
 	swept()
-	for _, t := range process.traces {
-		t.Each(t.task, func(line string, took time.Duration) {
-			fmt.Fprintf(r.Stderr, "%8.3f ms  %s\n", float64(took)/1e6, line)
-		})
+	tell := func(line string, took time.Duration) {
+		fmt.Fprintf(r.Stderr, "%8.3f ms  %s\n", float64(took)/1e6, line)
 	}
+	for _, t := range process.traces {
+		t.Each(t.task, tell)
+	}
+	net.laps.Each(tell)
 	return status, blame(err)
 }
 

@@ -31,7 +31,7 @@ var verbs = []struct {
 	{"images", imagesCommand}, {"image", imageCommand}, {"rmi", rmiCommand}, {"tag", tagCommand}, {"untag", untagCommand},
 	{"history", historyCommand}, {"inspect", inspectCommand}, {"manifest", manifestCommand}, {"save", saveCommand}, {"load", loadCommand}, {"export", exportCommand}, {"import", importCommand}, {"lock", lockCommand},
 	{"ps", psCommand}, {"port", portCommand}, {"rm", rmCommand},
-	{"network", networkCommand}, {"system", systemCommand}, {"gc", gcCommand}, {"fsck", fsckCommand}, {"info", infoCommand},
+	{"network", networkCommand}, {"system", systemCommand}, {"gc", gcCommand}, {"fsck", fsckCommand}, {"info", infoCommand}, {"doctor", doctorCommand},
 	{"version", versionCommand}, {run.SweepVerb, sweepCommand}, {run.WithinVerb, withinCommand},
 }
 
@@ -58,6 +58,9 @@ type Tools struct {
 	Decompress layers.Decompressor
 	Compress   func(io.Writer) io.WriteCloser // gzip
 	Umask      int                            // as the user has it; the process has 022
+
+	// ConfigFiles are the files about registries that there are.
+	ConfigFiles func() []string
 }
 
 // What Main is handed.

@@ -14,6 +14,7 @@ import (
 	"skiff/pull"
 	"skiff/pull/store"
 	"skiff/run"
+	"skiff/run/doctor"
 	"skiff/run/state"
 )
 
@@ -51,11 +52,11 @@ func hintFor(err error) string {
 	case errors.As(err, &step) && strings.HasPrefix(step.Step, "set limit ") && permission(step.Err):
 		return "a container's hard limit can be no higher than yours, which `ulimit -H -a` shows; the system's is in /etc/security/limits.conf"
 	case errors.As(err, &ids), errors.As(err, &step) && (step.Step == "clone3" || step.Step == "unshare"):
-		return userNamespaces(err, setting)
+		return doctor.UserNamespaces(err, doctor.Setting).String()
 	case errors.As(err, &step) && strings.Contains(step.Step, "overlay"):
-		return overlay(step)
-	case errors.As(err, &step) && permission(step.Err) && setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
-		return apparmor
+		return doctor.Overlay(step.Err).String()
+	case errors.As(err, &step) && permission(step.Err) && doctor.Restricted(doctor.Setting):
+		return doctor.AppArmor.String()
 	case errors.As(err, &space):
 		return "free some space, or put the store elsewhere with --root or SKIFF_ROOT"
 	case errors.Is(err, syscall.EFBIG):
@@ -110,37 +111,6 @@ func permission(err error) bool {
 	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES)
 }
 
-const apparmor = "AppArmor keeps this program from using its user namespace: `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or give skiff a profile with the rule \"userns,\""
-
-// userNamespaces tells the reasons for which a user may have no user
-// namespaces apart. setting reads a file of /proc.
-func userNamespaces(err error, setting func(path string) string) string {
-	for _, kind := range []string{"user", "mnt", "net", "pid", "ipc", "uts", "cgroup"} {
-		if name := "max_" + kind + "_namespaces"; setting("/proc/sys/user/"+name) == "0" {
-			return "this host allows no " + kind + " namespaces: `sudo sysctl user." + name + "=15000`"
-		}
-	}
-	switch {
-	case errors.Is(err, syscall.ENOSPC):
-		return "too many namespaces, or too deeply nested ones: `sudo sysctl user.max_user_namespaces=15000` allows more"
-	case setting("/proc/sys/kernel/unprivileged_userns_clone") == "0":
-		return "this kernel keeps user namespaces for root: `sudo sysctl kernel.unprivileged_userns_clone=1`"
-	case setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
-		return apparmor
-	case (permission(err) || errors.Is(err, syscall.ENOSYS)) && strings.Contains(setting("/proc/self/status"), "\nSeccomp:\t2"):
-		return "a seccomp filter around skiff forbids namespaces: run the outer container with `--security-opt seccomp=unconfined`, the service without RestrictNamespaces="
-	case errors.Is(err, syscall.ENOSYS):
-		return "this kernel lacks clone3; skiff needs Linux 5.12"
-	case errors.Is(err, syscall.EINVAL):
-		return "this kernel is built without user namespaces (CONFIG_USER_NS)"
-	case permission(err):
-		return "a security module (SELinux, …) or a chroot around skiff forbids user namespaces"
-	case errors.Is(err, syscall.EAGAIN):
-		return "too many processes: see `ulimit -u`"
-	}
-	return ""
-}
-
 // publishing is about a port of the host that cannot be had.
 func publishing(e *ports.Error) string {
 	switch {
@@ -154,7 +124,7 @@ func publishing(e *ports.Error) string {
 		return fmt.Sprintf("`ss %s sport = :%d` shows who has it; or choose another port, or leave it out for one that is free", kind, e.Host.Port())
 	case permission(e.Err) && e.Host.Port() != 0:
 		return fmt.Sprintf("users may have ports from %s on: `sudo sysctl net.ipv4.ip_unprivileged_port_start=%d` allows this one",
-			setting("/proc/sys/net/ipv4/ip_unprivileged_port_start"), e.Host.Port())
+			doctor.Setting("/proc/sys/net/ipv4/ip_unprivileged_port_start"), e.Host.Port())
 	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
 		return "`ip address` shows the host's addresses; 0.0.0.0 is all of them"
 	case errors.Is(e.Err, syscall.EMFILE):
@@ -198,21 +168,4 @@ func registry(e *pull.UnreachableError) string {
 		return "check that the registry runs, its port, and that this machine reaches it; a proxy is named by HTTPS_PROXY"
 	}
 	return ""
-}
-
-func overlay(e *plan.Error) string {
-	switch {
-	case errors.Is(e.Err, syscall.ENODEV):
-		return "this kernel has no overlay file system: `sudo modprobe overlay`"
-	case permission(e.Err):
-		return "overlay in a user namespace needs Linux 5.11"
-	case errors.Is(e.Err, syscall.EINVAL):
-		return "the store may be on a file system that overlay cannot write to (overlay itself, NFS); put it elsewhere with --root or SKIFF_ROOT"
-	}
-	return ""
-}
-
-func setting(path string) string {
-	text, _ := os.ReadFile(path)
-	return strings.TrimSpace(string(text))
 }

@@ -153,10 +153,13 @@ func parseHosts(c *cli.Context, o *run.Options) error {
 			return flagError("dns", d, "no address")
 		}
 	}
-	for _, list := range [][]string{o.DNSSearch, o.DNSOptions} {
-		for _, s := range list {
-			if s == "" || strings.ContainsAny(s, " \t\n") {
-				return flagError("dns-search", s, "one word")
+	for _, list := range []struct {
+		flag   string
+		values []string
+	}{{"dns-search", o.DNSSearch}, {"dns-option", o.DNSOptions}} {
+		for _, s := range list.values {
+			if s == "" || strings.ContainsAny(s, " \t\r\n\x00") {
+				return flagError(list.flag, s, "one word")
 			}
 		}
 	}

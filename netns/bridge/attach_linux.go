@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"skiff/internal/plan"
 	"skiff/netns/dns"
 	"skiff/netns/netlink"
 )
@@ -19,6 +20,7 @@ type Container struct {
 	NSFD     int            // its network namespace
 	InsideFD int            // a NETLINK_ROUTE socket opened inside it
 	DNS      *dns.Forwarder // nil: the container asks no forwarder at Host.Gateway
+	Laps     *plan.Laps     // gets the times of the steps, or is nil
 }
 
 // A Network is a container's link, for the container's life. The kernel takes
@@ -63,13 +65,16 @@ func (h *Host) attach(c Container) (*Network, error) {
 	if err := h.pair(name, c); err != nil {
 		return nil, err
 	}
+	c.Laps.Lap("bridge: create veth")
 	in := netlink.New(c.InsideFD)
 	if err := h.inside(in, c); err != nil {
 		return nil, err
 	}
+	c.Laps.Lap("bridge: configure eth0")
 	if err := h.outside(name, c); err != nil {
 		return nil, err
 	}
+	c.Laps.Lap("bridge: configure the host's end")
 	// The end that came up first has got its carrier just now, and may send
 	// only after the kernel's link watch has run: its first packets would be
 	// lost, and a lost ARP request costs a second. Asking for the link runs it
@@ -84,6 +89,7 @@ func (h *Host) attach(c Container) (*Network, error) {
 		if n.dns, err = h.serve(name, c); err != nil {
 			return nil, err
 		}
+		c.Laps.Lap("bridge: listen for queries")
 	}
 	return n, nil
 }

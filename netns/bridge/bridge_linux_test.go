@@ -283,7 +283,7 @@ func playOwner(t *testing.T, dir string) {
 	defer taken.Close()
 	s := newSpace(t)
 	n, err := h.Attach(Container{ID: "abcdef012345", Addr: l.Addr, NSFD: s.fd, InsideFD: s.route.FD(),
-		DNS: dns.New(func() []netip.AddrPort { return nil })})
+		DNS: dns.New(nil, func() dns.Upstreams { return dns.Upstreams{} })})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,9 +323,9 @@ func TestDNS(t *testing.T) {
 			s := newSpace(t)
 			w.ids++
 			c := Container{ID: fmt.Sprintf("%011x", 100+w.ids), Addr: netip.AddrFrom4([4]byte{10, 77, 1, byte(w.ids)}), NSFD: s.fd, InsideFD: s.route.FD(),
-				DNS: dns.New(func() []netip.AddrPort {
+				DNS: dns.New(nil, func() dns.Upstreams {
 					asked[i].Add(1)
-					return []netip.AddrPort{netip.MustParseAddrPort("127.0.0.53:5353")}
+					return dns.Upstreams{Servers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.53:5353")}, Timeout: 5 * time.Second, Attempts: 2}
 				})}
 			n, err := h.Attach(c)
 			w.must(err)

@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -86,7 +85,7 @@ func TestCost(t *testing.T) {
 		step := "Attach"
 		if i%2 == 1 {
 			step = "Attach with DNS"
-			c.DNS = dns.New(func() []netip.AddrPort { return nil })
+			c.DNS = dns.New(nil, func() dns.Upstreams { return dns.Upstreams{} })
 		}
 		n, err := h.Attach(c)
 		w.must(err)

@@ -1,7 +1,11 @@
 package dns
 
 import (
+	"bytes"
+	"io"
 	"net/netip"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -62,18 +66,56 @@ func (c Config) Direct() bool {
 }
 
 // Text is the resolv.conf of a container that asks servers.
-func (c Config) Text(servers []netip.Addr) string {
+func (c Config) Text(servers []string) string {
 	var b strings.Builder
-	for _, a := range servers {
-		b.WriteString("nameserver " + a.String() + "\n")
-	}
 	if len(c.Search) > 0 {
 		b.WriteString("search " + strings.Join(c.Search, " ") + "\n")
+	}
+	for _, a := range servers {
+		b.WriteString("nameserver " + a + "\n")
 	}
 	if len(c.Options) > 0 {
 		b.WriteString("options " + strings.Join(c.Options, " ") + "\n")
 	}
 	return b.String()
+}
+
+// Upstreams are whom a Forwarder asks.
+type Upstreams struct {
+	Servers  []netip.AddrPort // in order of preference
+	Timeout  time.Duration    // for one of them
+	Attempts int              // times that the list is gone through
+	Rotate   bool             // each query begins with the next server
+}
+
+// Defaults and bounds of resolv.conf(5): RES_TIMEOUT, RES_MAXRETRANS,
+// RES_DFLRETRY, RES_MAXRETRY.
+const (
+	defaultTimeout  = 5 // seconds
+	mostTimeout     = 30
+	defaultAttempts = 2
+	mostAttempts    = 5
+)
+
+// Upstreams are the servers at port 53, asked as the options have it.
+func (c Config) Upstreams() Upstreams {
+	u := Upstreams{Timeout: defaultTimeout * time.Second, Attempts: defaultAttempts}
+	for _, o := range c.Options {
+		key, value, _ := strings.Cut(o, ":")
+		n, err := strconv.Atoi(value)
+		switch {
+		case o == "rotate":
+			u.Rotate = true
+		case key == "timeout" && err == nil && n > 0:
+			u.Timeout = time.Duration(min(n, mostTimeout)) * time.Second
+		case key == "attempts" && err == nil && n > 0:
+			u.Attempts = min(n, mostAttempts)
+		}
+	}
+	for _, a := range c.Servers {
+		u.Servers = append(u.Servers, netip.AddrPortFrom(a, 53))
+	}
+	return u
 }
 
 // A File is a resolv.conf that is read again when it changes, so that a
@@ -95,6 +137,22 @@ type stamp struct {
 // maxSize bounds what is read of a resolv.conf, bytes.
 const maxSize = 64 << 10
 
+// readHead reads a file of that size, the first whole lines of a larger one than
+// is read at most.
+func readHead(path string, size int64) ([]byte, error) {
+	if size <= maxSize {
+		return smallfile.Read(path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text := make([]byte, maxSize)
+	n, err := io.ReadFull(f, text)
+	return text[:bytes.LastIndexByte(text[:n], '\n')+1], err
+}
+
 // Open returns the file at path, which need not exist: then the local host is
 // asked, as resolv.conf(5) has it.
 func Open(path string) *File { return &File{path: path} }
@@ -110,8 +168,8 @@ func (f *File) Config() Config {
 	if err == nil && now == f.seen {
 		return f.config
 	}
-	if err == nil && st.Size <= maxSize {
-		if text, err := smallfile.Read(f.path); err == nil {
+	if err == nil && st.Mode&syscall.S_IFMT == syscall.S_IFREG {
+		if text, err := readHead(f.path, st.Size); err == nil {
 			// A file written in this very tick of the clock may change again
 			// without its stamp changing: read it next time too.
 			if time.Since(time.Unix(st.Mtim.Unix())) > time.Second {
@@ -127,11 +185,4 @@ func (f *File) Config() Config {
 }
 
 // Upstreams are the file's servers at port 53, for New.
-func (f *File) Upstreams() []netip.AddrPort {
-	servers := f.Config().Servers
-	all := make([]netip.AddrPort, len(servers))
-	for i, a := range servers {
-		all[i] = netip.AddrPortFrom(a, 53)
-	}
-	return all
-}
+func (f *File) Upstreams() Upstreams { return f.Config().Upstreams() }

@@ -37,7 +37,7 @@ func TestMatrix(t *testing.T) {
 					"half out %s:22 1000000",
 					"rst %s:21",
 					"abort %s:24",
-					"slow %s:23 67108864",
+					"slow %h 67108864",
 					"udp %s:7 0 1",
 					"udp %s:7 1 20",
 					"udp %s:7 1472 5",
@@ -47,13 +47,15 @@ func TestMatrix(t *testing.T) {
 					"udp %s:4 10 1",
 					"tell %s:4",
 				} {
+					what = strings.ReplaceAll(what, "%h", strings.Trim(to, "[]"))
 					compare(t, c, strings.ReplaceAll(what, "%s", to))
 				}
 			}
 			for _, what := range []string{
-				"tell [2001:db8:3::9]:7", // a router has no route
-				"tell 203.0.113.9:7",     // nobody has
-				"tell [2001:db8:9::9]:7", // nobody has
+				"gone " + outsideIP + ":26", // who answers is told
+				"tell [2001:db8:3::9]:7",    // a router has no route
+				"tell 203.0.113.9:7",        // nobody has
+				"tell [2001:db8:9::9]:7",    // nobody has
 			} {
 				compare(t, c, what)
 			}
@@ -82,13 +84,17 @@ func TestMatrix(t *testing.T) {
 func compare(t *testing.T, c *child, what string) {
 	t.Helper()
 	words := strings.Fields(what)
+	noted := words[0] == "abort" || words[0] == "gone" // outside
 	native := parts[words[0]](words[1:])
-	if words[0] == "abort" {
-		native += " " + outside.do(t, "end")
+	if noted {
+		native += ", outside " + outside.do(t, "end")
+	}
+	if words[0] == "gone" && !strings.HasSuffix(native, "ECONNREFUSED") {
+		t.Errorf("%s: natively %s: who answers is not told", what, native)
 	}
 	got := c.do(t, "%s", what)
-	if words[0] == "abort" {
-		got += " " + outside.do(t, "end")
+	if noted {
+		got += ", outside " + outside.do(t, "end")
 	}
 	if !alike(got, native) {
 		t.Errorf("%s: %s, natively %s", what, got, native)

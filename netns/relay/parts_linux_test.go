@@ -37,6 +37,7 @@ func init() {
 		"many":   many,
 		"udp":    udp,
 		"burst":  burst,
+		"gone":   gone,
 		"slow":   slow,
 		"abort":  abortHere,
 		"end":    lastEnd,
@@ -77,7 +78,8 @@ func word(err error) string {
 //	7 tcp and udp: echo          9: discards, answers the digest at the end
 //	19: reads a number n, sends n bytes, closes
 //	21: resets after the first byte      22: closes its side at once, then echoes what it got
-//	23: as 9, but waits for 0.4 s        24: notes how the connection ends
+//	23: as 9, but waits for one to 27    24: notes how the connection ends
+//	26 udp: answers late and often, and notes when it is told that nobody listens
 //	25: echoes when it has everything    53 tcp and udp: all names are 192.0.2.53
 func serveOutside([]string) string {
 	c, err := netlink.Open(unix.NETLINK_ROUTE)
@@ -129,10 +131,12 @@ func serveOutside([]string) string {
 			fmt.Fprintln(os.Stderr, "outside: after half-close got", n)
 		},
 	}
+	begin := make(chan bool, 1)
 	serve[23] = func(c *net.TCPConn) {
-		time.Sleep(400 * time.Millisecond)
+		<-begin
 		serve[9](c)
 	}
+	serve[27] = func(*net.TCPConn) { begin <- true }
 	serve[24] = func(c *net.TCPConn) {
 		_, err := io.Copy(io.Discard, c)
 		lastEnds <- word(err)
@@ -148,6 +152,7 @@ func serveOutside([]string) string {
 			c.Write(append([]byte{byte(len(a) >> 8), byte(len(a))}, a...))
 		}
 	}
+	go serveLate()
 	if err := serveUDP(":53", answerName); err != nil {
 		return word(err)
 	}
@@ -386,43 +391,45 @@ func burst(a []string) string {
 	return "ok"
 }
 
-// slow ADDRESS BYTES sends to a server that reads late. It says whether the way there
-// was full before, and whether all of it arrived then.
+// slow HOST BYTES sends to a server that does not read until it is told to. It says
+// whether the way there was full before, and whether all of it arrived then.
 func slow(a []string) string {
 	n, _ := strconv.ParseInt(a[1], 10, 64)
-	c, err := net.Dial("tcp", a[0])
+	c, err := net.Dial("tcp", net.JoinHostPort(a[0], "23"))
 	if err != nil {
 		return word(err)
 	}
 	defer c.Close()
 	h := sha256.New()
-	w := io.MultiWriter(c, h)
-	full := false
+	full, b := false, make([]byte, 64<<10)
 	for sent := int64(0); sent < n; {
 		// Whoever takes all of it before the server reads, keeps it in memory.
-		c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		b := make([]byte, 64<<10)
+		if !full {
+			c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		}
 		m, err := c.Write(b)
 		h.Write(b[:m])
 		sent += int64(m)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
 			full = true
 			c.SetWriteDeadline(time.Time{})
-			m, err := io.CopyN(w, noise(), n-sent)
-			sent += m
-			if err != nil {
-				return word(err)
+			if answer := dial([]string{net.JoinHostPort(a[0], "27")}); answer != "ok" {
+				return answer
 			}
-		} else if err != nil {
+		case err != nil:
 			return word(err)
 		}
+	}
+	if !full {
+		return "it takes everything"
 	}
 	c.(*net.TCPConn).CloseWrite()
 	digest, err := io.ReadAll(c)
 	if err != nil || string(digest) != hex.EncodeToString(h.Sum(nil)) {
 		return "digest differs, " + word(err)
 	}
-	return fmt.Sprint("ok, full ", full)
+	return "ok"
 }
 
 // abortHere ADDRESS connects, says a word, and ends with a reset.
@@ -437,7 +444,41 @@ func abortHere(a []string) string {
 	return word(c.Close())
 }
 
-// lastEnds are how connections to 24 ended.
+// serveLate serves one datagram after the other.
+func serveLate() {
+	for {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err == nil {
+			err = unix.Bind(fd, &unix.SockaddrInet4{Port: 26})
+		}
+		var from unix.Sockaddr
+		if err == nil {
+			_, from, err = unix.Recvfrom(fd, make([]byte, 10), 0)
+		}
+		if err == nil {
+			err = unix.Connect(fd, from)
+		}
+		for try := 0; err == nil && try < 50; try++ {
+			time.Sleep(10 * time.Millisecond)
+			_, err = unix.Write(fd, []byte("late"))
+		}
+		unix.Close(fd)
+		lastEnds <- word(err)
+	}
+}
+
+// gone ADDRESS sends a datagram and does not wait for the answer.
+func gone(a []string) string {
+	c, err := net.Dial("udp", a[0])
+	if err != nil {
+		return word(err)
+	}
+	defer c.Close()
+	_, err = c.Write([]byte("word"))
+	return word(err)
+}
+
+// lastEnds are how connections to 24 and flows to 26 ended.
 var lastEnds = make(chan string, 100)
 
 // lastEnd waits for one of them.

@@ -11,6 +11,7 @@ type ruling uint8
 const (
 	allow   ruling = iota
 	resolve        // to a nameserver of the host
+	outward        // to the host's own address
 	home           // to the host's loopback, which the gateway stands for
 	refuse         // as a machine without such a service does
 	forbid         // as an administrator's filter does
@@ -32,6 +33,8 @@ func (r *Relay) rule(dst address, port uint16) ruling {
 			return resolve
 		case r.options.AllowHostLoopback && port != 0:
 			return home
+		case r.options.HostGateway && port != 0:
+			return outward
 		}
 		return refuse
 	}
@@ -91,13 +94,15 @@ func (r *Relay) embedded(a [4]byte) ruling {
 }
 
 // target is where the socket outside is connected to, of a nameserver its
-// number. The ruling is allow, home or resolve.
+// number. The ruling is allow, home, outward or resolve.
 func (l *loop) target(t tuple, verdict ruling, server int) (to netip.AddrPort, zone uint32) {
 	switch verdict {
 	case resolve:
 		servers := l.relay.resolver.at(l.now)
 		s := servers[server%len(servers)]
 		return s.addr, s.zone
+	case outward:
+		return l.relay.host.at(l.now, t.dstPort), 0
 	case home:
 		a := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 		if !t.dst.is4() {

@@ -14,7 +14,8 @@
 // refused and unreachable is unreachable. UDP goes through one transparent
 // socket inward and one connected socket per flow outward; answers are written
 // with the header of whoever was asked, through a raw socket. Queries to the
-// gateway's port 53 go to the host's own nameservers.
+// gateway's port 53 go to the host's own nameservers, or through package dns
+// where there are names to answer.
 //
 // skiff stays outside of the container's user namespace. As its creator it
 // holds every capability over it (user_namespaces(7)), so what a small task
@@ -28,10 +29,14 @@
 // ICMP echo requests go out through ping sockets of the host, if it lets the
 // caller have some, and the gateway answers for itself.
 //
-// Limits: of ICMP there is echo, and errors about what was sent. The transport is split at the relay, so TCP options, urgent data
-// and path MTU end there. A UDP socket inside that talks to many has a port of
-// its own outside for each of them. The caller must not reap the container's init
-// before Start has returned, and must not have left the network namespace whose reach the
+// IPv6 has sockets and a table of rules of its own, and is the same otherwise.
+//
+// Limits: of ICMP there is echo, and errors about what was sent. Nothing goes to
+// groups (multicast, broadcast). The transport is split at the relay, so TCP
+// options, the mark of urgent data and path MTU end there, and keep-alives are
+// answered there. A UDP socket inside that talks to many has a port of its own
+// outside for each of them. The caller must not reap the container's init before Start
+// has returned, and must not have left the network namespace whose reach the
 // container shall have.
 package relay
 
@@ -39,6 +44,8 @@ import (
 	"fmt"
 	"net/netip"
 
+	"skiff/internal/plan"
+	"skiff/netns/dns"
 	"skiff/netns/ports"
 )
 
@@ -115,6 +122,11 @@ type Options struct {
 	Address  netip.Prefix // of eth0, with the network's length
 	Gateway  netip.Addr   // of R on that network
 	Resolver string       // path of resolv.conf(5); /etc/resolv.conf
+	// HostGateway lets the gateway's address stand for the host: what listens
+	// there at all addresses, or at the one it reaches out from, is reached by it.
+	HostGateway bool
+
+	Names dns.Names // answered at the gateway's port 53 before the host's nameservers are asked; or nil
 
 	// Hold is the rung to begin with. Asking for one that an earlier run found
 	// spares the kernel a search for a module.
@@ -126,6 +138,9 @@ type Options struct {
 
 	// Network is a router namespace that others are in, too; nil: one of its own.
 	Network *Network
+
+	// Laps gets the times of the steps, or is nil.
+	Laps *plan.Laps
 
 	// Log gets one line about what is wrong with a running relay, or is nil.
 	Log func(string)

@@ -145,6 +145,7 @@ func (r *Relay) setUp(o *Options) (err error) {
 	if err := task.Passed(p.made); err != nil {
 		return stepError(err)
 	}
+	o.Laps.Lap("relay: make router namespace")
 	in := &r.in
 	in.router, in.netfilter = task.Reg(p.router), task.Reg(p.netfilter)
 	for i, f := range p.families {
@@ -160,14 +161,17 @@ func (r *Relay) setUp(o *Options) (err error) {
 		}
 		r.address6, r.gateway6 = address6, addressOf(gateway6)
 	}
+	o.Laps.Lap("relay: make sockets ready")
 	if err := r.filter(o.Hold); err != nil {
 		return err
 	}
+	o.Laps.Lap("relay: add nftables rules")
 	if o.Ready != nil {
 		if err := o.Ready(); err != nil {
 			return &Error{Step: "wait for container", Err: err}
 		}
 	}
+	o.Laps.Lap("relay: wait for container")
 	peer, err := openNS(o.PID, "net")
 	if err != nil {
 		return err
@@ -183,10 +187,12 @@ func (r *Relay) setUp(o *Options) (err error) {
 	if _, err := task.Wait(); err != nil {
 		return stepError(err)
 	}
+	o.Laps.Lap("relay: create veth")
 	in.container = task.Reg(p.container)
 	if err := r.configure(route, np0, netlink.New(in.container)); err != nil {
 		return err
 	}
+	o.Laps.Lap("relay: configure addresses")
 	unix.Close(in.router)
 	unix.Close(in.container)
 	if len(o.Ports) > 0 {

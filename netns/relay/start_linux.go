@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"skiff/netns/dns"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -19,6 +21,8 @@ type Relay struct {
 	gateway4 address // as tuples have it
 	gateway6 address // or zero
 	resolver resolver
+	host     outwardAddr
+	dns      *dns.Forwarder // or nil: see names_linux.go
 	log      func(string)
 	hold     Hold
 	network  *Network
@@ -48,17 +52,15 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := &Relay{options: o, address: o.Address, gateway: o.Gateway, log: o.Log, resolver: resolver{path: o.Resolver}}
+	r := &Relay{options: o, address: o.Address, gateway: o.Gateway, log: o.Log, resolver: newResolver(o.Resolver)}
 	if !r.address.IsValid() {
 		r.address, r.gateway = DefaultAddress, DefaultGateway
-	}
-	if r.resolver.path == "" {
-		r.resolver.path = "/etc/resolv.conf"
 	}
 	if !r.gateway.Is4() || !r.address.Contains(r.gateway) || r.gateway == r.address.Addr() {
 		return nil, &Error{Step: "look at addresses", Err: unix.EINVAL}
 	}
 	r.gateway4 = addressOf(r.gateway)
+	r.dns = r.newForwarder(&o)
 	r.network, r.place = o.Network, o.Network.place(r.address.Addr())
 	r.limit(o.descriptors())
 	started := make(chan error, 1)
@@ -74,6 +76,7 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 		if err == nil && len(o.Ports) > 0 {
 			err = r.first.enter(r.stock, o.Ports)
 		}
+		o.Laps.Lap("relay: watch sockets")
 		started <- err
 		if err == nil {
 			r.first.run()
@@ -111,6 +114,9 @@ func (r *Relay) Close() error {
 		unix.Shutdown(r.in.four.tcp, unix.SHUT_RDWR) // wakes the first loop
 	}
 	r.done.Wait()
+	if r.dns != nil {
+		r.dns.Close()
+	}
 	r.closeInside()
 	return nil
 }

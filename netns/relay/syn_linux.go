@@ -78,6 +78,11 @@ func (l *loop) dial(h *held) {
 	case forbid:
 		l.fail(h, unix.EACCES)
 		return
+	case resolve:
+		if l.relay.dns != nil {
+			l.answered(h)
+			return
+		}
 	case ignore:
 		l.fail(h, unix.ETIMEDOUT)
 		return
@@ -209,8 +214,10 @@ func (l *loop) sweepHeld() {
 		if !h.passed {
 			l.verdict(h.id, false)
 		}
-		abort(h.outer.fd)
-		l.discard(h.outer)
+		if h.outer != nil {
+			abort(h.outer.fd)
+			l.discard(h.outer)
+		}
 	}
 }
 
@@ -237,7 +244,11 @@ func (a *listener) accept(l *loop, n int) {
 		in := &end{fd: fd}
 		if h := l.held[t]; h != nil && h.passed {
 			delete(l.held, t)
-			l.join(in, h.outer)
+			if h.outer == nil {
+				l.converse(fd)
+			} else {
+				l.join(in, h.outer)
+			}
 			continue
 		}
 		if l.relay.hold != HoldNone {
@@ -292,6 +303,11 @@ func (l *loop) acceptFirst(in *end, t tuple) {
 		abort(in.fd)
 		closeFD(in.fd)
 		return
+	case resolve:
+		if l.relay.dns != nil {
+			l.converse(in.fd)
+			return
+		}
 	}
 	out, errno := l.outer(l.target(t, verdict, 0))
 	if errno != 0 {

@@ -151,6 +151,9 @@ func (b *batch) tuple(i int) tuple {
 
 // outward sends messages i to j, which are of one flow.
 func (l *loop) outward(b *batch, i, j int) {
+	if l.queried(b, i, j) {
+		return
+	}
 	f := l.flows[b.tuples[i]]
 	if f == nil {
 		if f = l.newFlow(b.tuples[i]); f == nil {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -143,6 +144,19 @@ type child struct {
 	out *bufio.Scanner
 }
 
+// forks is a thread for whoever starts a child, which dies with the thread that
+// started it: that of a relay ends with the relay.
+var forks = make(chan func())
+
+func init() {
+	go func() {
+		runtime.LockOSThread()
+		for f := range forks {
+			f()
+		}
+	}()
+}
+
 // startRole starts the binary in a part and returns once it has spoken.
 func startRole(role string, attr *syscall.SysProcAttr) (*child, error) {
 	return startCommand(role, exec.Command("/proc/self/exe"), attr)
@@ -160,7 +174,9 @@ func startCommand(role string, cmd *exec.Cmd, attr *syscall.SysProcAttr) (*child
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	if err := c.cmd.Start(); err != nil {
+	started := make(chan error)
+	forks <- func() { started <- c.cmd.Start() }
+	if err := <-started; err != nil {
 		return nil, err
 	}
 	c.out = bufio.NewScanner(out)

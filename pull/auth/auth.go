@@ -90,6 +90,16 @@ func (f *Finder) Find(ctx context.Context, host, repository string) (authn.Authe
 	return authn.Anonymous, nil
 }
 
+// Files are the files that Find would read and that there are, in its order.
+func (f *Finder) Files() (list []string) {
+	for _, path := range f.paths() {
+		if _, err := os.Stat(path); err == nil {
+			list = append(list, path)
+		}
+	}
+	return list
+}
+
 // paths lists the files in the order of the package comment.
 func (f *Finder) paths() []string {
 	if f.File != "" {

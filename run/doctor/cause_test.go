@@ -1,4 +1,4 @@
-package cli
+package doctor
 
 import (
 	"strings"
@@ -29,7 +29,7 @@ func TestUserNamespaces(t *testing.T) {
 		{syscall.EAGAIN, nil, "ulimit -u"},
 	} {
 		err := &plan.Error{Index: -1, Step: "clone3", Err: c.errno}
-		hint := userNamespaces(err, func(path string) string { return c.settings[path] })
+		hint := UserNamespaces(err, func(path string) string { return c.settings[path] }).String()
 		if !strings.Contains(hint, c.want) {
 			t.Errorf("%v, %v: %q, not %q", c.errno, c.settings, hint, c.want)
 		}
