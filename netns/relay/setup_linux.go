@@ -163,7 +163,11 @@ func (r *Relay) setUp(o *Options) (err error) {
 		}
 		r.address6, r.gateway6 = address6, addressOf(gateway6)
 	}
-	if err := r.filter(o.Hold); err != nil {
+	err = r.filter(o.Hold)
+	if !r.address6.IsValid() {
+		p.families = p.families[:1] // the others are closed, or never were
+	}
+	if err != nil {
 		return err
 	}
 	if o.Ready != nil {
