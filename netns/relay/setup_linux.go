@@ -158,10 +158,15 @@ func (r *Relay) setUp(o *Options) (err error) {
 		return err
 	}
 	if six {
-		if err := in.six.listen6(); err != nil {
+		switch err = in.six.listen6(); {
+		case err == nil:
+			r.address6, r.gateway6 = address6, addressOf(gateway6)
+		case o.IPv6 == Always:
 			return err
+		default:
+			r.without6()
+			p.families = p.families[:1]
 		}
-		r.address6, r.gateway6 = address6, addressOf(gateway6)
 	}
 	err = r.filter(o.Hold)
 	if !r.address6.IsValid() {
