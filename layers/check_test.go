@@ -44,7 +44,7 @@ func TestCheckThroughLinks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !checkNew(t, image.L(list...)) {
-				t.Error("it was not unpacked, or has a file twice")
+				t.Error("it was not unpacked")
 			}
 		})
 	}
@@ -62,13 +62,12 @@ func checkNew(t *testing.T, l image.Layer) bool {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	split := new(bytes.Buffer)
-	opt := Options{Squash: true, Split: split}
+	opt := Options{Squash: true, Split: splitFile(t)}
 	result, err := Apply(root, bytes.NewReader(tarOf(t, l)), opt)
 	if err != nil || !result.Split {
 		return false
 	}
-	wantWhole(t, root, split, opt, result)
+	wantWhole(t, root, bytes.NewReader(written(t, opt.Split)), opt, result)
 	return true
 }
 

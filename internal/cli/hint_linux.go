@@ -32,6 +32,7 @@ func hintFor(err error) string {
 	var unknown *pull.UnknownImageError
 	var unauthorized *pull.UnauthorizedError
 	var absent *store.AbsentError
+	var none *run.NoArchiveError
 	var busy *pull.BusyError
 	var login *pull.LoginError
 	var unmapped *layers.UnmappedError
@@ -90,6 +91,8 @@ func hintFor(err error) string {
 		return "log in for a higher limit, `skiff login " + busy.Registry + "`, or name a mirror, --mirror " + busy.Registry + "=URL"
 	case errors.As(err, &absent) && errors.As(err, &usage) && usage.verb == "run":
 		return "bring it here with `skiff pull`, or leave --pull out"
+	case errors.As(err, &none):
+		return "an older skiff unpacked it: remove the images that have it, with `skiff rmi`, and `skiff pull` them again"
 	case errors.Is(err, state.ErrNameTaken):
 		return "remove that container with `skiff rm`, or choose another --name"
 	}

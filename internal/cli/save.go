@@ -75,10 +75,14 @@ func save(c *cli.Context) error {
 	defer reader.Close()
 	write := func(to archive.Sink) error {
 		err := archive.Write(to, images, func(d v1.Hash, w io.Writer) error { return reader.Archive(ctx, d, w) })
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case err != nil:
+			to.Close() // it misses something, and would only say so
+			return err
 		}
-		return errors.Join(err, to.Close())
+		return to.Close()
 	}
 	switch {
 	case format == "oci-dir":
