@@ -33,6 +33,7 @@ func hintFor(err error) string {
 	var unauthorized *pull.UnauthorizedError
 	var absent *store.AbsentError
 	var none *run.NoArchiveError
+	var noLock *noLockError
 	var busy *pull.BusyError
 	var login *pull.LoginError
 	var unmapped *layers.UnmappedError
@@ -71,6 +72,8 @@ func hintFor(err error) string {
 		return "`skiff run -it IMAGE sh` looks at it from inside a namespace of its own; `skiff run -v DIR:DIR IMAGE cp -r …` copies files out of it"
 	case errors.As(err, &shared):
 		return "name the one that is to go, or remove them all with `skiff rmi -f`"
+	case errors.As(err, &noLock):
+		return "`skiff lock IMAGE` writes one; --locked=FILE names another"
 	case errors.Is(err, pull.ErrNotLocked):
 		return "`skiff lock IMAGE` adds it"
 	case errors.As(err, &inUse) && inUse.Mount != "":

@@ -20,6 +20,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -93,9 +94,23 @@ func save(c *cli.Context) error {
 		}
 		return write(to)
 	case output == "" || output == "-":
+		if stdoutClosed() {
+			return errors.New("stdout is closed; name a file with -o")
+		}
 		return await(ctx, func() error { return writeTo(os.Stdout, write) })
 	}
 	return await(ctx, func() error { return replaceFile(output, func(f *os.File) error { return writeTo(f, write) }) })
+}
+
+// stdoutClosed says whether skiff was started without a stdout. Go's runtime has put
+// /dev/null there then, for reading and writing (runtime.checkfds); a shell's >/dev/null is for writing.
+func stdoutClosed() bool {
+	var st unix.Stat_t
+	if unix.Fstat(1, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		return false
+	}
+	flags, err := unix.FcntlInt(1, unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_ACCMODE == unix.O_RDWR
 }
 
 func writeTo(f *os.File, write func(archive.Sink) error) error {
@@ -147,7 +162,7 @@ func savedImages(r *run.Runner, names []string) ([]archive.Save, error) {
 		}
 		// An image that is asked for by its id goes without a name, as with docker.
 		s := &images[at[img.ID]]
-		if ref, err := pull.ParseReference(name); err == nil && ref.Tag != "" && ref.String() == img.Reference && !slices.Contains(s.Names, img.Reference) {
+		if ref, err := pull.ParseReference(name); err == nil && ref.Tag != "" && (ref.String() == img.Reference || namesake(name, ref) == img.Reference) && !slices.Contains(s.Names, img.Reference) {
 			s.Names = append(s.Names, img.Reference)
 		}
 	}
