@@ -1,7 +1,7 @@
 package layers
 
 import (
-	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -90,7 +90,11 @@ func (k *kept) make() error {
 	if k.name != "" {
 		return nil
 	}
-	name := ".skiff-" + rand.Text()
+	var random [16]byte
+	if _, err := unix.Getrandom(random[:], 0); err != nil {
+		return err
+	}
+	name := ".skiff-" + hex.EncodeToString(random[:])
 	if err := again.Mkdirat(k.root, name, 0o700); err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func saveCommand() *cli.Command {
 		UsageText: "skiff save alpine | ssh there skiff load\nskiff save -o images.tar alpine busybox",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE` instead of stdout"},
-			&cli.StringFlag{Name: "format", Value: "docker-archive", Usage: "`FORMAT` docker-archive or oci-archive, which are one and the same file here, or oci-dir"},
+			&cli.StringFlag{Name: "format", Value: "docker-archive", Usage: "`FORMAT` docker-archive or oci-archive, which are one and the same file here, or the directories oci-dir or docker-dir"},
 			&cli.BoolFlag{Name: "multi-image-archive", Aliases: []string{"m"}, Usage: "several images may be written; they always may"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "say nothing; nothing is ever said"},
 		},
@@ -55,12 +55,12 @@ func save(c *cli.Context) error {
 		if output == "" && term.IsTerminal(int(os.Stdout.Fd())) {
 			return errors.New("an archive is not for a terminal; use -o FILE, or redirect stdout")
 		}
-	case "oci-dir":
+	case "oci-dir", "docker-dir":
 		if output == "" {
-			return errors.New("oci-dir is a directory; name it with -o")
+			return errors.New(format + " is a directory; name it with -o")
 		}
 	default:
-		return fmt.Errorf("format %q is none of docker-archive, oci-archive, oci-dir", format)
+		return fmt.Errorf("format %q is none of docker-archive, oci-archive, oci-dir, docker-dir", format)
 	}
 	r, err := openRunner(c)
 	if err != nil {
@@ -70,12 +70,21 @@ func save(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if format == "docker-dir" && len(images) > 1 {
+		return errors.New("docker-dir holds one image; oci-dir holds several")
+	}
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	reader := run.NewLayerReader(r.Store, r.IDs)
 	defer reader.Close()
 	write := func(to archive.Sink) error {
-		err := archive.Write(to, images, func(d v1.Hash, w io.Writer) error { return reader.Archive(ctx, d, w) })
+		layer := func(d v1.Hash, w io.Writer) error { return reader.Archive(ctx, d, w) }
+		var err error
+		if format == "docker-dir" {
+			err = archive.WriteDir(to, images[0], layer)
+		} else {
+			err = archive.Write(to, images, layer)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -86,7 +95,7 @@ func save(c *cli.Context) error {
 		return to.Close()
 	}
 	switch {
-	case format == "oci-dir":
+	case strings.HasSuffix(format, "-dir"):
 		syscall.Umask(tools.Umask) // the files are the user's and not the store's
 		to, err := archive.NewDir(output)
 		if err != nil {
