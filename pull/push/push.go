@@ -197,9 +197,9 @@ func (p *Pusher) layers(ctx context.Context, to Registry, img *store.Image, ref 
 					return
 				}
 				d := img.DiffIDs[i]
-				var came v1.Hash
+				var came v1.Descriptor
 				if own != nil && p.suits(own.Layers[i].MediaType) {
-					came = own.Layers[i].Digest
+					came = own.Layers[i]
 				}
 				b, err := p.layer(ctx, to, d, came, ref)
 				if err != nil {
@@ -226,7 +226,7 @@ func (p *Pusher) layers(ctx context.Context, to Registry, img *store.Image, ref 
 
 // layer finds a layer at the registry or sends it. came is the blob that it came
 // as with this image.
-func (p *Pusher) layer(ctx context.Context, to Registry, diffID, came v1.Hash, ref pull.Reference) (b blob, err error) {
+func (p *Pusher) layer(ctx context.Context, to Registry, diffID v1.Hash, came v1.Descriptor, ref pull.Reference) (b blob, err error) {
 	record, err := p.Store.LayerRecord(diffID)
 	if err != nil {
 		return blob{}, err
@@ -237,7 +237,7 @@ func (p *Pusher) layer(ctx context.Context, to Registry, diffID, came v1.Hash, r
 	if p.Format == "zstd" || p.Format != "" && p.Again {
 		sent = v1.Hash{}
 	}
-	for _, digest := range []v1.Hash{came, sent} {
+	for _, digest := range []v1.Hash{came.Digest, sent} {
 		if (digest == v1.Hash{}) {
 			continue
 		}
@@ -245,19 +245,22 @@ func (p *Pusher) layer(ctx context.Context, to Registry, diffID, came v1.Hash, r
 		if err != nil {
 			return blob{}, err
 		}
+		if ok && digest == came.Digest && size != came.Size {
+			continue // it cannot be what it is called
+		}
 		if ok {
 			line.Here()
 			return blob{digest, size}, nil
 		}
 	}
-	if from, err := pull.ParseReference(record.Source); err == nil && from.Host == ref.Host && from.Path != ref.Path && record.Blob == came && (came != v1.Hash{}) {
-		ok, err := to.Mount(ctx, came, from.Path)
+	if from, err := pull.ParseReference(record.Source); err == nil && from.Host == ref.Host && from.Path != ref.Path && record.Blob == came.Digest && (came.Digest != v1.Hash{}) {
+		ok, err := to.Mount(ctx, came.Digest, from.Path)
 		if err != nil {
 			return blob{}, err
 		}
 		if ok {
 			line.Here()
-			return blob{came, record.Packed}, nil
+			return blob{came.Digest, came.Size}, nil
 		}
 	}
 	line.Start()
