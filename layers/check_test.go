@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"skiff/internal/need"
 	"skiff/testdata/image"
 
 	"golang.org/x/sys/unix"
@@ -89,7 +90,7 @@ func TestAsideFailsFirst(t *testing.T) {
 	for range 20 {
 		dir := place(t)
 		if err := unix.Mount("none", dir, "tmpfs", 0, "nr_inodes=3,mode=755"); err != nil {
-			t.Skip("needs to mount: ", err)
+			need.That(t, "mount", err)
 		}
 		_, err := applyHere(t, dir, image.L(image.File("a", "x"), image.File("b", "x"), image.File("c", "x"), image.Link("d", "c")), Options{Squash: true})
 		if uerr := unix.Unmount(dir, 0); uerr != nil {
