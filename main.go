@@ -57,9 +57,9 @@ func decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
 	return decompressor()(r, c)
 }
 
-func compress(w io.Writer) io.WriteCloser {
+func compress(w io.Writer, c layers.Compression, level int) (io.WriteCloser, error) {
 	late.Through(codec.Compress)
-	return codec.Compress(w)
+	return codec.Compress(w, c, level)
 }
 
 func openRegistry(ctx context.Context, ref pull.Reference, access pull.Access) (pull.Registry, error) {

@@ -59,12 +59,6 @@ func Apply(root *os.File, r io.Reader, opt Options) (Result, error) {
 	}
 	u.result.DiffID = v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(digest[:])}
 	u.result.Size = s.size
-	if s.split != nil {
-		if err := s.split.Close(); err != nil {
-			return Result{}, fmt.Errorf("write split: %w", err)
-		}
-		u.result.Split = !u.lost
-	}
 	return u.result, nil
 }
 
@@ -78,7 +72,7 @@ type unpacker struct {
 	aside  *aside
 	meta   []dirMeta
 	owners *bufio.Writer
-	lost   bool // the content of a file that the archive has twice
+	kept   *kept
 
 	metaBytes int // that meta takes
 
@@ -100,7 +94,8 @@ func newUnpacker(root *os.File, s *stream, opt Options) (*unpacker, error) {
 	if err := u.probe(); err != nil {
 		return nil, &os.PathError{Op: "probe", Path: root.Name(), Err: err}
 	}
-	u.aside = newAside(s, u.masked)
+	u.kept = newKept(u.root, opt.Split, s.split)
+	u.aside = newAside(s, u.masked, u.kept)
 	u.dirs.init(u.root, opt.MaxDirs, u.aside.settle)
 	u.meta = append(u.meta, dirMeta{path: ".", mode: 0o755, nsec: timeOmit, uid: uint32(u.uid), gid: uint32(u.gid)})
 	return u, nil
@@ -127,6 +122,7 @@ func (u *unpacker) run() error {
 	defer u.tar.s.stop()
 	defer u.aside.end()
 	defer u.dirs.flush()
+	defer u.kept.close()
 	var h header
 	for {
 		if err := u.aside.failed(); err != nil {
@@ -159,7 +155,10 @@ func (u *unpacker) run() error {
 	if err := u.aside.failed(); err != nil {
 		return err
 	}
-	u.lost = u.lost || u.aside.lost.Load()
+	var err error
+	if u.result.Split, err = u.kept.end(); err != nil {
+		return err
+	}
 	if u.owners != nil {
 		if err := u.owners.Flush(); err != nil {
 			return fmt.Errorf("write owners: %w", err)

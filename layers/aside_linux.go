@@ -5,8 +5,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"skiff/internal/again"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +18,7 @@ type aside struct {
 	jobs    chan smallFile
 	flying  sync.WaitGroup
 	failure atomic.Pointer[EntryError]
-	lost    atomic.Bool // as unpacker.lost
+	kept    *kept
 
 	recent map[string]struct{} // paths that may not be made yet
 	others map[uint64]struct{} // hashes of paths where there may be a directory or a link
@@ -41,7 +39,9 @@ const (
 type smallFile struct {
 	dir      *dir
 	base     string
+	path     string
 	name     string // as the archive has it
+	files    uint32 // of kept, before it
 	mode     uint32
 	uid, gid int // if chown
 	chown    bool
@@ -50,9 +50,9 @@ type smallFile struct {
 	block    *block
 }
 
-func newAside(s *stream, masked uint32) *aside {
+func newAside(s *stream, masked uint32, kept *kept) *aside {
 	a := &aside{
-		jobs: make(chan smallFile, asideJobs), recent: map[string]struct{}{}, others: map[uint64]struct{}{}, seed: maphash.MakeSeed(), masked: masked,
+		jobs: make(chan smallFile, asideJobs), recent: map[string]struct{}{}, others: map[uint64]struct{}{}, seed: maphash.MakeSeed(), masked: masked, kept: kept,
 	}
 	go func() {
 		for j := range a.jobs {
@@ -77,10 +77,7 @@ func (a *aside) make(j smallFile) error {
 		if err := unix.Fstatat(j.dir.fd, j.base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}
-		if st.Mode&unix.S_IFMT == unix.S_IFREG {
-			a.lost.Store(true)
-		}
-		if err := again.Unlinkat(j.dir.fd, j.base, 0); err != nil {
+		if err := a.kept.unlink(j.dir.fd, j.base, j.path, &st, j.files); err != nil {
 			return err
 		}
 		fd, err = create(j.dir.fd, j.base, j.mode)
@@ -103,7 +100,8 @@ func (a *aside) make(j smallFile) error {
 }
 
 // take makes a file aside, if there is room; false: the caller makes it.
-func (a *aside) take(path string, j smallFile) bool {
+func (a *aside) take(j smallFile) bool {
+	path := j.path
 	if len(a.others) >= maxOthers {
 		return false
 	}

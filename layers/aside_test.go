@@ -32,7 +32,7 @@ func TestAsideIsTheSame(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			result, err := Apply(root, bytes.NewReader(tarOf(t, l)), Options{Squash: true, Split: new(bytes.Buffer), inLine: inLine})
+			result, err := Apply(root, bytes.NewReader(tarOf(t, l)), Options{Squash: true, Split: splitFile(t), inLine: inLine})
 			root.Close()
 			trees[i] = fmt.Sprintf("%v %v %v\n", err, result.Split, result.Implied)
 			if err == nil {

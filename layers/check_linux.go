@@ -25,7 +25,7 @@ func Check(root *os.File, split io.Reader, opt Options, damaged func(Damage)) (v
 	s := newStream()
 	sum := make(chan [sha256.Size]byte, 1)
 	go func() { sum <- s.sum() }()
-	c := &checker{root: int(root.Fd()), opt: opt, want: map[string]wanted{".": {kind: unix.S_IFDIR, any: true}}}
+	c := &checker{root: int(root.Fd()), opt: opt, want: map[string]wanted{".": {kind: unix.S_IFDIR, any: true}}, emptied: map[string]int{}}
 	listed := make(chan error, 1)
 	go func() { listed <- c.list(s) }()
 
@@ -55,6 +55,11 @@ type checker struct {
 	opt  Options
 	want map[string]wanted // by path, which has no link in it
 
+	// What was wanted below a directory is not any more after it gave way to something else: emptied has
+	// the number of the entry that it gave way to.
+	entries int
+	emptied map[string]int
+
 	// name and path are the last directory that was looked up and where it is.
 	name, path string
 }
@@ -70,6 +75,34 @@ type wanted struct {
 	link     string
 	absent   bool // left out when it was unpacked
 	seen     bool
+	entry    int // its number
+}
+
+// get returns what is wanted at a path at this point of the archive.
+func (c *checker) get(path string) (wanted, bool) {
+	w, ok := c.want[path]
+	if ok && len(c.emptied) > 0 {
+		for p := path; p != "."; {
+			if p, _ = split(p); c.emptied[p] > w.entry {
+				return wanted{}, false
+			}
+		}
+	}
+	return w, ok
+}
+
+// set says what is wanted at a path from now on.
+func (c *checker) set(path string, w wanted) {
+	old, _ := c.get(path)
+	if old.kind == unix.S_IFDIR && w.kind != unix.S_IFDIR {
+		c.emptied[path] = c.entries
+		c.name = ""
+	}
+	if w.kind == unix.S_IFLNK || old.kind == unix.S_IFLNK {
+		c.name = "" // it may lead elsewhere now
+	}
+	w.entry = c.entries
+	c.want[path] = w
 }
 
 // list reads the archive.
@@ -96,22 +129,24 @@ func (c *checker) list(s *stream) error {
 }
 
 func (c *checker) entry(name string, h *header) {
+	c.entries++
 	parent, base := split(name)
 	parent = c.dir(parent)
 	name = join(parent, base)
 	// A directory that no entry names is made on the way.
 	for p := parent; p != "."; p, _ = split(p) {
-		if w, ok := c.want[p]; ok && w.kind != unix.S_IFCHR { // not a whiteout that it replaces
+		if w, ok := c.get(p); ok && w.kind != unix.S_IFCHR { // not a whiteout that it replaces
 			break
 		}
-		c.want[p] = wanted{kind: unix.S_IFDIR, any: true}
+		c.set(p, wanted{kind: unix.S_IFDIR, any: true})
 	}
 	if base == opaqueName {
 		return
 	}
 	if hidden, ok := strings.CutPrefix(base, whiteoutPrefix); ok {
-		if at := join(parent, hidden); c.want[at].kind == 0 && !c.want[at].any {
-			c.want[at] = wanted{kind: unix.S_IFCHR, any: true}
+		at := join(parent, hidden)
+		if w, _ := c.get(at); w.kind == 0 && !w.any {
+			c.set(at, wanted{kind: unix.S_IFCHR, any: true})
 		}
 		return
 	}
@@ -129,15 +164,12 @@ func (c *checker) entry(name string, h *header) {
 		// What it is another name of has no other metadata than that one's entry says.
 		to, _ := clean(h.link) // as it was unpacked
 		to, base := split(to)
-		target := c.want[join(c.dir(to), base)]
+		target, _ := c.get(join(c.dir(to), base))
 		w.any, w.kind, w.link = true, target.kind, target.link
 	case typeChar, typeBlock:
 		w.any, w.absent = true, true
 	}
-	if w.kind == unix.S_IFLNK || c.want[name].kind == unix.S_IFLNK {
-		c.name = "" // it may lead elsewhere now
-	}
-	c.want[name] = w
+	c.set(name, w)
 }
 
 // dir is where a directory's name leads at this point of the archive, as
@@ -158,7 +190,7 @@ func (c *checker) dir(name string) string {
 			continue
 		}
 		next := join(at, part)
-		if w := c.want[next]; w.kind == unix.S_IFLNK && links < maxLinks {
+		if w, _ := c.get(next); w.kind == unix.S_IFLNK && links < maxLinks {
 			if links++; strings.HasPrefix(w.link, "/") {
 				at = "."
 			}
@@ -206,8 +238,8 @@ func (c *checker) walk(damaged func(Damage)) error {
 		}
 		f.Close()
 	}
-	for path, w := range c.want {
-		if !w.seen && !w.absent && path != "." {
+	for path := range c.want {
+		if w, ok := c.get(path); ok && !w.seen && !w.absent && path != "." {
 			damaged(Damage{path, "it is gone"})
 		}
 	}
@@ -216,7 +248,7 @@ func (c *checker) walk(damaged func(Damage)) error {
 
 // compare says what is wrong with a file, if anything is.
 func (c *checker) compare(dir int, name, path string, st *unix.Stat_t) string {
-	w, ok := c.want[path]
+	w, ok := c.get(path)
 	if !ok {
 		return "the layer has no such entry"
 	}

@@ -7,7 +7,6 @@ import (
 	"unsafe"
 
 	"skiff/internal/again"
-	"skiff/internal/rmtree"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,8 +67,8 @@ func (u *unpacker) makeAside(d *dir, base, path string, h *header, uid, gid int,
 	} else if s.current == nil {
 		return false, nil
 	}
-	j := smallFile{d, base, h.name, h.mode, uid, gid, chown, h.mtime, content, s.current}
-	if !u.aside.take(path, j) {
+	j := smallFile{d, base, path, h.name, u.kept.files(), h.mode, uid, gid, chown, h.mtime, content, s.current}
+	if !u.aside.take(j) {
 		return false, nil
 	}
 	if h.size > 0 {
@@ -348,13 +347,11 @@ func (u *unpacker) vacate(d *dir, base string) (*dir, bool, error) {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
-		u.lost = true
-		if err := rmtree.At(d.fd, base); err != nil {
+		if err := u.kept.tree(d.fd, base, join(d.path, base)); err != nil {
 			return d, false, err
 		}
 	default:
-		u.lost = u.lost || st.Mode&unix.S_IFMT == unix.S_IFREG
-		if err := again.Unlinkat(d.fd, base, 0); err != nil {
+		if err := u.kept.unlink(d.fd, base, join(d.path, base), &st, u.kept.files()); err != nil {
 			return d, false, err
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFLNK {

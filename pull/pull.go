@@ -321,6 +321,8 @@ func (p *Puller) fromSource(ctx context.Context, ref Reference, _ Policy) (*Pull
 		s, err = p.Builtin(ref.Rest)
 	case "oci":
 		s, err = archive.OpenLayout(ref.Rest)
+	case "dir":
+		s, err = archive.OpenDir(ref.Rest)
 	case "oci-archive":
 		s, err = archive.OpenOCI(ref.Rest)
 	case "docker-archive":

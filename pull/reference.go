@@ -17,7 +17,7 @@ type Reference struct {
 
 	ID string // 64 hex digits: an image of the store
 
-	Transport string // "oci", "oci-archive", "docker-archive", "builtin"
+	Transport string // "oci", "oci-archive", "docker-archive", "dir", "builtin"
 	Rest      string // what followed the colon
 }
 
@@ -31,7 +31,7 @@ const (
 )
 
 // transports are the words that name a source where a host could stand.
-var transports = [...]string{"oci", "oci-archive", "docker-archive", "builtin"}
+var transports = [...]string{"oci", "oci-archive", "docker-archive", "dir", "builtin"}
 
 // A ReferenceError is a name that is no reference.
 type ReferenceError struct {

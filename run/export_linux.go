@@ -225,7 +225,33 @@ func (x *exporter) owner(name string, e *entry, m merged, top bool, fd int) (uid
 	return int(o.UID), int(o.GID)
 }
 
-// file writes a regular file, as long as its header says.
+// sparseFrom is the size from which a file is asked for its holes, which takes three system calls.
+const sparseFrom = 1 << 20
+
+// zeros are what holes are written from: reading them would take as long as reading data.
+var zeros [64 << 10]byte
+
+// extent returns where the file's next data begin, from pos on, and end; the file is read on from there.
+// A file system that does not tell has data only.
+func extent(f *os.File, pos, size int64) (data, hole int64, err error) {
+	data, err = f.Seek(pos, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return size, size, nil
+	case errors.Is(err, unix.EINVAL):
+		return pos, size, nil
+	case err != nil:
+		return 0, 0, err
+	}
+	if hole, err = f.Seek(data, unix.SEEK_HOLE); err != nil {
+		hole = size // it was cut short just now
+	}
+	_, err = f.Seek(data, io.SeekStart)
+	return data, hole, err
+}
+
+// file writes a regular file, as long as its header says, its holes as zeros: how tar's readers know
+// sparse files differs, and whoever unpacks the archive finds the zeros that can be left out again.
 func (x *exporter) file(h *tar.Header, fd int) error {
 	// A descriptor of O_PATH cannot be exchanged for a device before this opens it.
 	f, err := os.Open(procFD(fd))
@@ -236,11 +262,28 @@ func (x *exporter) file(h *tar.Header, fd int) error {
 	if err := x.to.WriteHeader(h); err != nil {
 		return err
 	}
-	for left := h.Size; left > 0; {
+	var pos, data, hole int64
+	if h.Size < sparseFrom {
+		hole = h.Size
+	}
+	for pos < h.Size {
 		if x.ctx.Err() != nil {
 			return context.Cause(x.ctx)
 		}
-		b := x.buf[:min(left, int64(len(x.buf)))]
+		if pos >= hole {
+			if data, hole, err = extent(f, pos, h.Size); err != nil {
+				return &fs.PathError{Op: "seek", Path: "/" + h.Name, Err: errors.Unwrap(err)}
+			}
+		}
+		if n := min(data, h.Size) - pos; n > 0 {
+			n = min(n, int64(len(zeros)))
+			if _, err := x.to.Write(zeros[:n]); err != nil {
+				return err
+			}
+			pos += n
+			continue
+		}
+		b := x.buf[:min(h.Size-pos, max(hole-pos, 1), int64(len(x.buf)))]
 		n, err := f.Read(b)
 		if err == io.EOF {
 			clear(b)
@@ -251,7 +294,7 @@ func (x *exporter) file(h *tar.Header, fd int) error {
 		if _, err := x.to.Write(b[:n]); err != nil {
 			return err
 		}
-		left -= int64(n)
+		pos += int64(n)
 	}
 	return nil
 }

@@ -31,8 +31,8 @@ func NewLayerReader(st *store.Store, ids idmap.Map) *LayerReader {
 	return &LayerReader{st: st, ids: ids, workers: map[*store.Store]*layers.Worker{}}
 }
 
-// A NoArchiveError is a layer whose archive can't be made again: it holds a
-// file twice, or an older skiff unpacked it.
+// A NoArchiveError is a layer whose archive can't be made again: an older skiff
+// unpacked it, of which an archive that has a file twice was not kept, or it has more than a million files twice.
 type NoArchiveError struct{ DiffID v1.Hash }
 
 func (e *NoArchiveError) Error() string {

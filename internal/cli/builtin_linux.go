@@ -94,7 +94,7 @@ func helloLayer(ctx context.Context, st *store.Store, diffID v1.Hash, header *ta
 		return st.Explain("open", stage.Dir(), err)
 	}
 	defer dir.Close()
-	split, err := os.OpenFile(filepath.Join(stage.Dir(), "..", store.Split), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	split, err := os.OpenFile(filepath.Join(stage.Dir(), "..", store.Split), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return st.Explain("create", stage.Dir(), err)
 	}

@@ -56,8 +56,8 @@ type Tools struct {
 	OpenPush   push.Opener
 	OpenLogins func(pull.Access) pull.Logins
 	Decompress layers.Decompressor
-	Compress   func(io.Writer) io.WriteCloser // gzip
-	Umask      int                            // as the user has it; the process has 022
+	Compress   func(io.Writer, layers.Compression, int) (io.WriteCloser, error)
+	Umask      int // as the user has it; the process has 022
 
 	// ConfigFiles are the files about registries that there are.
 	ConfigFiles func() []string

@@ -36,6 +36,8 @@ func hintFor(err error) string {
 	var unknown *pull.UnknownImageError
 	var unauthorized *pull.UnauthorizedError
 	var absent *store.AbsentError
+	var none *run.NoArchiveError
+	var noLock *noLockError
 	var busy *pull.BusyError
 	var login *pull.LoginError
 	var unmapped *layers.UnmappedError
@@ -81,6 +83,8 @@ func hintFor(err error) string {
 		return "`skiff run -it IMAGE sh` looks at it from inside a namespace of its own; `skiff run -v DIR:DIR IMAGE cp -r …` copies files out of it"
 	case errors.As(err, &shared):
 		return "name the one that is to go, or remove them all with `skiff rmi -f`"
+	case errors.As(err, &noLock):
+		return "`skiff lock IMAGE` writes one; --locked=FILE names another"
 	case errors.Is(err, pull.ErrNotLocked):
 		return "`skiff lock IMAGE` adds it"
 	case errors.As(err, &inUse) && inUse.Mount != "":
@@ -101,6 +105,8 @@ func hintFor(err error) string {
 		return "log in for a higher limit, `skiff login " + busy.Registry + "`, or name a mirror, --mirror " + busy.Registry + "=URL"
 	case errors.As(err, &absent) && errors.As(err, &usage) && usage.verb == "run":
 		return "bring it here with `skiff pull`, or leave --pull out"
+	case errors.As(err, &none):
+		return "an older skiff unpacked it: remove the images that have it, with `skiff rmi`, and `skiff pull` them again"
 	case errors.Is(err, state.ErrNameTaken):
 		return "remove that container with `skiff rm`, or choose another --name"
 	}

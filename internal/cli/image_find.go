@@ -37,6 +37,11 @@ func lookImages(r *run.Runner, name string) (found []*store.Image, byID bool, er
 		if !errors.Is(err, fs.ErrNotExist) {
 			return nil, false, err
 		}
+		if other := namesake(name, ref); other != "" && r.Store.Named(other) {
+			if img, err := r.Store.Image(other); err == nil {
+				return []*store.Image{img}, false, nil
+			}
+		}
 	}
 	all, errAll := r.Store.Images()
 	if errAll != nil {
@@ -66,6 +71,25 @@ func lookImages(r *run.Runner, name string) (found []*store.Image, byID bool, er
 		found = []*store.Image{one}
 	}
 	return found, true, nil
+}
+
+// namesake is the other full name that a word may mean of an image that was made
+// here, or "": podman gives such an image the registry localhost, docker and skiff
+// none, so that mine:1 and localhost/mine:1 are typed for each other. A word that names
+// docker.io means that. No registry is ever asked for a namesake.
+func namesake(word string, ref pull.Reference) string {
+	switch {
+	case ref.Tag == "" || ref.Digest != "":
+	case ref.Host == "localhost":
+		if other, err := pull.ParseReference(strings.TrimPrefix(word, "localhost/")); err == nil && other.Host == pull.Hub {
+			return other.String()
+		}
+	case ref.Host == pull.Hub && !strings.HasPrefix(word, pull.Hub+"/") && !strings.HasPrefix(word, "index."+pull.Hub+"/"):
+		if other, err := pull.ParseReference("localhost/" + word); err == nil {
+			return other.String()
+		}
+	}
+	return ""
 }
 
 // usersOf are the names of the containers of each image, by its id.

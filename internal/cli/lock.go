@@ -164,9 +164,16 @@ func lockPath(c *cli.Context) (string, error) {
 			return path, nil
 		}
 		if at == "/" {
-			return "", fmt.Errorf("no %s in %s or above it: %w", pull.LockFile, dir, pull.ErrNotLocked)
+			return "", &noLockError{dir}
 		}
 	}
+}
+
+// A noLockError is --locked where there is no lock.
+type noLockError struct{ dir string }
+
+func (e *noLockError) Error() string {
+	return "--locked: there is no " + pull.LockFile + " in " + e.dir + " or a directory above it"
 }
 
 // pinned is the reference that a lock makes of a name: by digest.

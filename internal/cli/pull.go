@@ -162,6 +162,11 @@ func pullImage(ctx context.Context, c *cli.Context, r *run.Runner, name string, 
 	if err != nil {
 		return nil, err
 	}
+	if other := namesake(name, ref); other != "" && policy != pull.Always && r.Store.Named(other) && !r.Store.Named(ref.String()) {
+		if ref, err = pull.ParseReference(other); err != nil {
+			return nil, err
+		}
+	}
 	return pullReference(ctx, c, r, ref, policy)
 }
 

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"skiff/internal/progress"
+	"skiff/layers"
 	"skiff/pull"
 	"skiff/pull/push"
 	"skiff/pull/store"
@@ -24,6 +26,8 @@ func pushCommand() *cli.Command {
 		UsageText: "skiff push registry.example/me/app:1\nskiff push app registry.example/me/app:1",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "all-tags", Aliases: []string{"a"}, Usage: "send every tag of the repository IMAGE that is here"},
+			&cli.StringFlag{Name: "compression-format", Usage: "send all layers compressed with `FORMAT` gzip or zstd, also those that are there otherwise"},
+			&cli.StringFlag{Name: "compression-level", Usage: "compress what has to be sent at `LEVEL` 1 to 9 with gzip, 1 to 20 with zstd"},
 			&cli.StringFlag{Name: "digestfile", Usage: "write the manifest's digest to `FILE`"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress, and print the name alone"},
 		}, registryFlags()...),
@@ -49,6 +53,10 @@ func pushAll(c *cli.Context) error {
 	case c.NArg() > 2, c.NArg() == 2 && c.Bool("all-tags"):
 		return errors.New("too many arguments")
 	}
+	how, err := packing(c)
+	if err != nil {
+		return err
+	}
 	r, err := openRunner(c)
 	if err != nil {
 		return err
@@ -64,7 +72,9 @@ func pushAll(c *cli.Context) error {
 	p := &push.Pusher{
 		Store:    r.Store,
 		Archive:  func(ctx context.Context, d v1.Hash, w io.Writer) error { return reader.Archive(ctx, d, w) },
-		Compress: tools.Compress,
+		Compress: how.compress,
+		Format:   how.format,
+		Again:    how.level != 0,
 		Patience: pull.Patience,
 	}
 	for _, s := range todo {
@@ -76,6 +86,39 @@ func pushAll(c *cli.Context) error {
 		}
 	}
 	return nil
+}
+
+// A packed is how layers are to be compressed.
+type packed struct {
+	format string // "": gzip, where they are not there in any other
+	level  int
+}
+
+// packing reads podman's flags.
+func packing(c *cli.Context) (p packed, err error) {
+	most := 9
+	switch p.format = c.String("compression-format"); p.format {
+	case "", "gzip":
+	case "zstd":
+		most = 20
+	case "zstd:chunked":
+		return p, errors.New("zstd:chunked is not made here; --compression-format zstd is")
+	default:
+		return p, fmt.Errorf("--compression-format %q is none of gzip, zstd", p.format)
+	}
+	if level := c.String("compression-level"); c.IsSet("compression-level") {
+		if p.level, err = strconv.Atoi(level); err != nil || p.level < 1 || p.level > most {
+			return p, fmt.Errorf("--compression-level %q is none of 1 to %d", level, most)
+		}
+	}
+	return p, nil
+}
+
+func (p packed) compress(w io.Writer) (io.WriteCloser, error) {
+	if p.format == "zstd" {
+		return tools.Compress(w, layers.Zstd, p.level)
+	}
+	return tools.Compress(w, layers.Gzip, p.level)
 }
 
 // sendings finds out what goes where.

@@ -20,6 +20,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -29,7 +30,7 @@ func saveCommand() *cli.Command {
 		UsageText: "skiff save alpine | ssh there skiff load\nskiff save -o images.tar alpine busybox",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write to `FILE` instead of stdout"},
-			&cli.StringFlag{Name: "format", Value: "docker-archive", Usage: "`FORMAT` docker-archive or oci-archive, which are one and the same file here, or oci-dir"},
+			&cli.StringFlag{Name: "format", Value: "docker-archive", Usage: "`FORMAT` docker-archive or oci-archive, which are one and the same file here, or the directories oci-dir or docker-dir"},
 			&cli.BoolFlag{Name: "multi-image-archive", Aliases: []string{"m"}, Usage: "several images may be written; they always may"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "say nothing; nothing is ever said"},
 		},
@@ -54,12 +55,12 @@ func save(c *cli.Context) error {
 		if output == "" && term.IsTerminal(int(os.Stdout.Fd())) {
 			return errors.New("an archive is not for a terminal; use -o FILE, or redirect stdout")
 		}
-	case "oci-dir":
+	case "oci-dir", "docker-dir":
 		if output == "" {
-			return errors.New("oci-dir is a directory; name it with -o")
+			return errors.New(format + " is a directory; name it with -o")
 		}
 	default:
-		return fmt.Errorf("format %q is none of docker-archive, oci-archive, oci-dir", format)
+		return fmt.Errorf("format %q is none of docker-archive, oci-archive, oci-dir, docker-dir", format)
 	}
 	r, err := openRunner(c)
 	if err != nil {
@@ -69,19 +70,32 @@ func save(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if format == "docker-dir" && len(images) > 1 {
+		return errors.New("docker-dir holds one image; oci-dir holds several")
+	}
 	ctx, stop := interruptible(context.Background())
 	defer stop()
 	reader := run.NewLayerReader(r.Store, r.IDs)
 	defer reader.Close()
 	write := func(to archive.Sink) error {
-		err := archive.Write(to, images, func(d v1.Hash, w io.Writer) error { return reader.Archive(ctx, d, w) })
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		layer := func(d v1.Hash, w io.Writer) error { return reader.Archive(ctx, d, w) }
+		var err error
+		if format == "docker-dir" {
+			err = archive.WriteDir(to, images[0], layer)
+		} else {
+			err = archive.Write(to, images, layer)
 		}
-		return errors.Join(err, to.Close())
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			to.Close() // it misses something, and would only say so
+			return err
+		}
+		return to.Close()
 	}
 	switch {
-	case format == "oci-dir":
+	case strings.HasSuffix(format, "-dir"):
 		syscall.Umask(tools.Umask) // the files are the user's and not the store's
 		to, err := archive.NewDir(output)
 		if err != nil {
@@ -89,9 +103,23 @@ func save(c *cli.Context) error {
 		}
 		return write(to)
 	case output == "" || output == "-":
+		if stdoutClosed() {
+			return errors.New("stdout is closed; name a file with -o")
+		}
 		return await(ctx, func() error { return writeTo(os.Stdout, write) })
 	}
 	return await(ctx, func() error { return replaceFile(output, func(f *os.File) error { return writeTo(f, write) }) })
+}
+
+// stdoutClosed says whether skiff was started without a stdout. Go's runtime has put
+// /dev/null there then, for reading and writing (runtime.checkfds); a shell's >/dev/null is for writing.
+func stdoutClosed() bool {
+	var st unix.Stat_t
+	if unix.Fstat(1, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		return false
+	}
+	flags, err := unix.FcntlInt(1, unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_ACCMODE == unix.O_RDWR
 }
 
 func writeTo(f *os.File, write func(archive.Sink) error) error {
@@ -143,7 +171,7 @@ func savedImages(r *run.Runner, names []string) ([]archive.Save, error) {
 		}
 		// An image that is asked for by its id goes without a name, as with docker.
 		s := &images[at[img.ID]]
-		if ref, err := pull.ParseReference(name); err == nil && ref.Tag != "" && ref.String() == img.Reference && !slices.Contains(s.Names, img.Reference) {
+		if ref, err := pull.ParseReference(name); err == nil && ref.Tag != "" && (ref.String() == img.Reference || namesake(name, ref) == img.Reference) && !slices.Contains(s.Names, img.Reference) {
 			s.Names = append(s.Names, img.Reference)
 		}
 	}

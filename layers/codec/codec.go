@@ -1,4 +1,4 @@
-// Package codec decompresses layers, gzip and zstd, and compresses them for a push, with gzip.
+// Package codec decompresses layers, gzip and zstd, and compresses them for a push, with the same.
 //
 // It stands apart from package layers so that only main imports it: the
 // decoders' tables cost a program's start, and most runs unpack nothing.
@@ -83,11 +83,23 @@ func Decompress(r io.Reader, c layers.Compression) (io.ReadCloser, error) {
 	return &decoder{kind: found, src: src, r: br, close: func() {}}, nil
 }
 
-// Compress returns a gzip encoder to w. The same input makes the same output: there is
-// no name and no time in it.
-func Compress(w io.Writer) io.WriteCloser {
-	z, _ := gzip.NewWriterLevel(w, gzip.DefaultCompression) // fails for other levels only
-	return z
+// Compress returns an encoder to w, of gzip at levels 1 to 9 or zstd at 1 to 20; 0 is the
+// usual level. The same input makes the same output: there is no name and no time in it, and
+// zstd's encoder is the only one at its stream. The levels of zstd are the four that its encoder has.
+func Compress(w io.Writer, c layers.Compression, level int) (io.WriteCloser, error) {
+	switch {
+	case c == layers.Gzip && level == 0:
+		level = gzip.DefaultCompression
+		fallthrough
+	case c == layers.Gzip && 1 <= level && level <= gzip.BestCompression:
+		return gzip.NewWriterLevel(w, level)
+	case c == layers.Zstd && level == 0:
+		level = 3
+		fallthrough
+	case c == layers.Zstd && 1 <= level && level <= 20:
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)), zstd.WithEncoderConcurrency(1))
+	}
+	return nil, fmt.Errorf("%v has no level %d", c, level)
 }
 
 // A source remembers its own error, which a decoder may hide or reword.

@@ -73,10 +73,11 @@ type Writer struct {
 	last  [block]byte // the last block that was no zeros
 	zeros int64       // not yet written
 
-	path string // of the last file record
-	file bool
-	runs []Run
-	crc  uint32
+	path  string // of the last file record
+	file  bool
+	files int // records begun
+	runs  []Run
+	crc   uint32
 }
 
 // NewWriter begins a split.
@@ -121,6 +122,7 @@ func (s *Writer) Begin(path string, offset int64) {
 	s.op(opFile, int64(keep), int64(len(path)-keep))
 	s.out = append(s.out, path[keep:]...)
 	s.path, s.file, s.crc = path, true, 0
+	s.files++
 	s.runs = append(s.runs[:0], Run{Offset: offset})
 }
 
@@ -129,6 +131,30 @@ func (s *Writer) Content(b []byte) {
 	s.crc = crc32.Update(s.crc, s.table, b)
 	s.runs[len(s.runs)-1].Size += int64(len(b))
 	s.off += int64(len(b))
+}
+
+// Files is how many file records have been begun.
+func (s *Writer) Files() int { return s.files }
+
+// Copy takes what a record of another split stands for.
+func (s *Writer) Copy(r Record) {
+	s.endFile()
+	switch {
+	case r.Path != "":
+		for _, run := range r.Runs {
+			s.Begin(r.Path, run.Offset)
+			s.runs[len(s.runs)-1] = run
+			s.off += run.Size
+		}
+		s.crc = r.CRC
+		s.endFile()
+	case r.Zeros > 0:
+		s.endPart()
+		s.zeros += r.Zeros
+		s.off += r.Zeros
+	default:
+		s.Bytes(r.Bytes)
+	}
 }
 
 // Close writes what is left. It does not close the destination.

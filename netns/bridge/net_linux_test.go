@@ -42,7 +42,7 @@ func inHost(t *testing.T) bool {
 		t.Fatalf("inside: %v\n%s", err, out)
 	}
 	if strings.Contains(string(out), "--- SKIP") {
-		t.Skipf("inside:\n%s", out)
+		need.That(t, "inside", fmt.Errorf("skipped in there:\n%s", out))
 	}
 	if testing.Verbose() {
 		t.Logf("inside:\n%s", out)

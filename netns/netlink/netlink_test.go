@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"skiff/internal/need"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -26,7 +28,7 @@ func unspace(t *testing.T, s string) string {
 // as a little-endian machine writes them.
 func TestGolden(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
-		t.Skip("golden bytes are little-endian")
+		need.That(t, "little-endian", errors.New("this machine is none"))
 	}
 	batch := func(fill func(b *Batch)) string {
 		var b Batch

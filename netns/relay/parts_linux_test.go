@@ -505,7 +505,7 @@ func garble(a []string) string {
 			mac, _ = net.ParseMAC(f[3])
 		}
 	}
-	link, err := net.InterfaceByName(containerLink)
+	link, err := net.InterfaceByName("eth0")
 	if err != nil || mac == nil {
 		return "no link address, " + word(err)
 	}

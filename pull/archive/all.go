@@ -14,7 +14,7 @@ type Offer struct {
 	Source manifest.Source // closed with the archive, not by itself
 }
 
-// OpenAll opens a file or directory for all the images in it: an OCI layout, or
+// OpenAll opens a file or directory for all the images in it: an OCI layout, a directory of one image, or
 // what docker save writes. Of a file that is both, the layout is read, for it knows digests. Images that are not for
 // linux are offered too; who reads one finds out. close closes them all. Errors call the file by name.
 func OpenAll(path, name string) (offers []Offer, close func() error, err error) {
@@ -32,6 +32,8 @@ func OpenAll(path, name string) (offers []Offer, close func() error, err error) 
 	switch {
 	case err == nil:
 		offers, err = l.offers()
+	case !isTar && (&plainDir{name, f}).check() == nil:
+		offers, err = []Offer{{Source: (&plainDir{name, f}).kept()}}, nil
 	case isTar && t.has("manifest.json"):
 		offers, err = (&saved{tarball: t}).offers()
 	case isTar:

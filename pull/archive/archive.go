@@ -1,5 +1,5 @@
 // Package archive offers the images of files: an OCI layout as a directory or a
-// tar archive, and what `docker save` writes.
+// tar archive, what `docker save` writes, and skopeo's directory of one image.
 //
 // An archive is listed once and read in place by offset: its memory is that of its
 // names, and nothing of it is written anywhere. The names in it are looked up

@@ -108,24 +108,29 @@ func (l *layout) Image(ctx context.Context, want manifest.Want) (*manifest.Image
 		digest, kept = sha(rawManifest), kept[1:]
 	}
 	i := &manifest.Image{Digest: digest, Manifest: sha(rawManifest), Kept: kept, ConfigDigest: m.Config.Digest}
+	return i, fill(i, m, l.path, l.files, blob)
+}
+
+// fill adds what the manifest names; name is what a blob is called among the files.
+func fill(i *manifest.Image, m *manifest.Document, path string, f files, name func(v1.Hash) string) error {
 	i.Config = func(context.Context) ([]byte, error) {
-		b, err := l.files.read(blob(m.Config.Digest), manifest.MaxConfig)
+		b, err := f.read(name(m.Config.Digest), manifest.MaxConfig)
 		if err == nil {
 			err = manifest.Verify(b, m.Config)
 		}
 		return b, err
 	}
 	for _, d := range m.Layers {
-		s, err := l.files.section(blob(d.Digest))
+		s, err := f.section(name(d.Digest))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if s.Size() != d.Size {
-			return nil, fmt.Errorf("%s: %w", l.path, &manifest.DigestError{What: "layer " + d.Digest.String(), Want: fmt.Sprintf("%d bytes", d.Size), Have: fmt.Sprintf("%d bytes", s.Size())})
+			return fmt.Errorf("%s: %w", path, &manifest.DigestError{What: "layer " + d.Digest.String(), Want: fmt.Sprintf("%d bytes", d.Size), Have: fmt.Sprintf("%d bytes", s.Size())})
 		}
 		i.Layers = append(i.Layers, manifest.Layer{Digest: d.Digest, Size: d.Size, Open: from(s)})
 	}
-	return i, nil
+	return nil
 }
 
 // index reads index.json.

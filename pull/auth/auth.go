@@ -4,10 +4,12 @@
 // The first file that has something for the registry wins:
 //
 //  1. $REGISTRY_AUTH_FILE, if it is set
-//  2. $DOCKER_CONFIG/config.json, or ~/.docker/config.json without the variable;
+//  2. $DOCKER_AUTH_CONFIG, which is no file but the content of one like docker's, as
+//     CI runners set it and docker's client reads it
+//  3. $DOCKER_CONFIG/config.json, or ~/.docker/config.json without the variable;
 //     a directory without the file is an empty one
-//  3. $XDG_RUNTIME_DIR/containers/auth.json, or /run/containers/<uid>/auth.json
-//  4. $XDG_CONFIG_HOME/containers/auth.json, or ~/.config/containers/auth.json
+//  4. $XDG_RUNTIME_DIR/containers/auth.json, or /run/containers/<uid>/auth.json
+//  5. $XDG_CONFIG_HOME/containers/auth.json, or ~/.config/containers/auth.json
 //
 // In one file, credHelpers for exactly this host come before auths, and auths before
 // credsStore, unless the entry in auths is empty, which is how docker marks what its credsStore has.
@@ -32,6 +34,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,7 +74,7 @@ type entry struct {
 // Find returns the credentials for a repository of a registry, or
 // authn.Anonymous if there are none. host has its port, and is docker.io for Docker Hub.
 func (f *Finder) Find(ctx context.Context, host, repository string) (authn.Authenticator, error) {
-	for _, path := range f.paths() {
+	for _, path := range f.sources() {
 		c, err := f.read(path)
 		if errors.Is(err, fs.ErrNotExist) && f.File == "" {
 			continue
@@ -100,15 +103,35 @@ func (f *Finder) Files() (list []string) {
 	return list
 }
 
+// inEnvironment stands for $DOCKER_AUTH_CONFIG among the files.
+const inEnvironment = "DOCKER_AUTH_CONFIG"
+
+// sources are the files, and the variable that is one, in the order of the package comment.
+func (f *Finder) sources() []string {
+	list := f.paths()
+	if f.File != "" || f.env(inEnvironment) == "" {
+		return list
+	}
+	at := 0
+	if f.env("REGISTRY_AUTH_FILE") != "" {
+		at = 1
+	}
+	return slices.Insert(list, at, inEnvironment)
+}
+
+func (f *Finder) env(name string) string {
+	if f.Getenv != nil {
+		return f.Getenv(name)
+	}
+	return os.Getenv(name)
+}
+
 // paths lists the files in the order of the package comment.
 func (f *Finder) paths() []string {
 	if f.File != "" {
 		return []string{f.File}
 	}
-	env := f.Getenv
-	if env == nil {
-		env = os.Getenv
-	}
+	env := f.env
 	home := env("HOME")
 	var list []string
 	add := func(dir string, names ...string) {
@@ -136,6 +159,9 @@ func (f *Finder) paths() []string {
 }
 
 func (f *Finder) read(path string) (*file, error) {
+	if path == inEnvironment {
+		return parseFile(path, []byte(f.env(path)))
+	}
 	r, err := os.Open(path)
 	if err != nil {
 		if errors.Is(err, fs.ErrPermission) && os.Getuid() != 0 && strings.HasPrefix(path, "/run/containers/") {
@@ -151,13 +177,9 @@ func (f *Finder) read(path string) (*file, error) {
 	if len(b) > maxFile {
 		return nil, fmt.Errorf("read %s: longer than %d bytes", path, maxFile)
 	}
-	c := new(file)
-	if len(strings.TrimSpace(string(b))) == 0 {
-		return c, nil
-	}
-	if err := json.Unmarshal(b, c); err != nil {
-		// The cause may quote the file, and the file holds secrets.
-		return nil, fmt.Errorf("read %s: it is not a docker config or podman auth file", path)
+	c, err := parseFile(path, b)
+	if err != nil {
+		return nil, err
 	}
 	if info, err := r.Stat(); err == nil && info.Mode()&0o077 != 0 && f.Warn != nil {
 		for _, e := range c.Auths {
@@ -166,6 +188,18 @@ func (f *Finder) read(path string) (*file, error) {
 				break
 			}
 		}
+	}
+	return c, nil
+}
+
+func parseFile(name string, b []byte) (*file, error) {
+	c := new(file)
+	if len(strings.TrimSpace(string(b))) == 0 {
+		return c, nil
+	}
+	if err := json.Unmarshal(b, c); err != nil {
+		// The cause may quote the file, and the file holds secrets.
+		return nil, fmt.Errorf("read %s: it is not a docker config or podman auth file", name)
 	}
 	return c, nil
 }

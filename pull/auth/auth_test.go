@@ -61,6 +61,11 @@ func TestFind(t *testing.T) {
 	}{
 		{"nothing", nil, nil, "q.io", "a", "-"},
 		{"docker", map[string]string{".docker/config.json": docker(login("q.io", "me"))}, nil, "q.io", "a", "me"},
+		{"in the environment", map[string]string{"env:DOCKER_AUTH_CONFIG": docker(login("q.io", "env")), ".docker/config.json": docker(login("q.io", "me"))}, nil, "q.io", "a", "env"},
+		{"not in the environment", map[string]string{"env:DOCKER_AUTH_CONFIG": docker(login("z.io", "env")), ".docker/config.json": docker(login("q.io", "me"))}, nil, "q.io", "a", "me"},
+		{"a file that is named, before the environment", map[string]string{"env:DOCKER_AUTH_CONFIG": docker(login("q.io", "env")), "env:REGISTRY_AUTH_FILE": "HOME/auth.json", "auth.json": docker(login("q.io", "me"))}, nil, "q.io", "a", "me"},
+		{"a helper of the environment's", map[string]string{"env:DOCKER_AUTH_CONFIG": `{"credHelpers":{"q.io":"x"}}`}, map[string]string{"x": answer("helped")}, "q.io", "a", "helped"},
+		{"no JSON in the environment", map[string]string{"env:DOCKER_AUTH_CONFIG": "secret"}, nil, "q.io", "a", "!"},
 		{"another host", map[string]string{".docker/config.json": docker(login("q.io", "me"))}, nil, "q.io:5000", "a", "-"},
 		{"the end of a host", map[string]string{".docker/config.json": docker(login("q.io", "me"))}, nil, "evil-q.io", "a", "-"},
 		{"the beginning of a host", map[string]string{".docker/config.json": docker(login("q.io", "me"))}, nil, "q.io.evil", "a", "-"},

@@ -11,7 +11,10 @@
 // new one is made, of the same kind, that names the new blobs; the image's id, its config's digest, stays in any
 // case. The same skiff makes the same bytes each time.
 //
-// Limits: one platform's image is sent, not an index. Layers are compressed with gzip.
+// Where a format is asked for, only what is compressed with it counts as there. Docker's manifest has no
+// word for zstd: an image of it goes with an OCI manifest, and keeps its id.
+//
+// Limits: one platform's image is sent, not an index: a store has no other.
 package push
 
 import (
@@ -57,8 +60,10 @@ type Pusher struct {
 	Store *store.Store
 	// Archive writes a layer's uncompressed archive; it verifies nothing.
 	Archive func(ctx context.Context, diffID v1.Hash, w io.Writer) error
-	// Compress is the gzip encoder; the same input makes the same output.
-	Compress func(io.Writer) io.WriteCloser
+	// Compress makes an encoder; the same input makes the same output. Without a Format it is gzip's.
+	Compress func(io.Writer) (io.WriteCloser, error)
+	Format   string // "gzip" or "zstd": every layer shall be so
+	Again    bool   // Compress is not at its usual level: what it makes is not what the next push would make
 	Display  *progress.Display
 	Parallel int // layers at once; 0: the number of processors, 2 to 4
 	Tries    int // of an upload that breaks; 0: 3
@@ -119,7 +124,7 @@ func (p *Pusher) Push(ctx context.Context, to Registry, img *store.Image, ref pu
 		mediaType = string(own.MediaType)
 	}
 	if same = same && own != nil; !same {
-		if raw, mediaType, err = makeManifest(img, int64(len(config)), layers, own); err != nil {
+		if raw, mediaType, err = makeManifest(img, int64(len(config)), layers, own, p.Format == "zstd"); err != nil {
 			return nil, err
 		}
 	}
@@ -192,9 +197,9 @@ func (p *Pusher) layers(ctx context.Context, to Registry, img *store.Image, ref 
 					return
 				}
 				d := img.DiffIDs[i]
-				var came v1.Hash
-				if own != nil {
-					came = own.Layers[i].Digest
+				var came v1.Descriptor
+				if own != nil && p.suits(own.Layers[i].MediaType) {
+					came = own.Layers[i]
 				}
 				b, err := p.layer(ctx, to, d, came, ref)
 				if err != nil {
@@ -221,14 +226,18 @@ func (p *Pusher) layers(ctx context.Context, to Registry, img *store.Image, ref 
 
 // layer finds a layer at the registry or sends it. came is the blob that it came
 // as with this image.
-func (p *Pusher) layer(ctx context.Context, to Registry, diffID, came v1.Hash, ref pull.Reference) (b blob, err error) {
+func (p *Pusher) layer(ctx context.Context, to Registry, diffID v1.Hash, came v1.Descriptor, ref pull.Reference) (b blob, err error) {
 	record, err := p.Store.LayerRecord(diffID)
 	if err != nil {
 		return blob{}, err
 	}
 	line := p.Display.Layer(diffID.Hex[:12], record.Size)
 	defer func() { line.End(err) }()
-	for _, digest := range []v1.Hash{came, record.Sent} {
+	sent := record.Sent // with gzip at the usual level
+	if p.Format == "zstd" || p.Format != "" && p.Again {
+		sent = v1.Hash{}
+	}
+	for _, digest := range []v1.Hash{came.Digest, sent} {
 		if (digest == v1.Hash{}) {
 			continue
 		}
@@ -236,19 +245,22 @@ func (p *Pusher) layer(ctx context.Context, to Registry, diffID, came v1.Hash, r
 		if err != nil {
 			return blob{}, err
 		}
+		if ok && digest == came.Digest && size != came.Size {
+			continue // it cannot be what it is called
+		}
 		if ok {
 			line.Here()
 			return blob{digest, size}, nil
 		}
 	}
-	if from, err := pull.ParseReference(record.Source); err == nil && from.Host == ref.Host && from.Path != ref.Path && record.Blob == came && (came != v1.Hash{}) {
-		ok, err := to.Mount(ctx, came, from.Path)
+	if from, err := pull.ParseReference(record.Source); err == nil && from.Host == ref.Host && from.Path != ref.Path && record.Blob == came.Digest && (came.Digest != v1.Hash{}) {
+		ok, err := to.Mount(ctx, came.Digest, from.Path)
 		if err != nil {
 			return blob{}, err
 		}
 		if ok {
 			line.Here()
-			return blob{came, record.Packed}, nil
+			return blob{came.Digest, came.Size}, nil
 		}
 	}
 	line.Start()
@@ -256,8 +268,21 @@ func (p *Pusher) layer(ctx context.Context, to Registry, diffID, came v1.Hash, r
 		return blob{}, err
 	}
 	// So that the next push finds it. It is no failure if a store can't be written to.
-	p.Store.NoteSent(diffID, b.digest)
+	if p.Format != "zstd" && !p.Again {
+		p.Store.NoteSent(diffID, b.digest)
+	}
 	return b, nil
+}
+
+// suits says whether a layer of that type need not be compressed again.
+func (p *Pusher) suits(t types.MediaType) bool {
+	switch p.Format {
+	case "gzip":
+		return !p.Again && (t == types.OCILayer || t == types.DockerLayer)
+	case "zstd":
+		return !p.Again && t == types.OCILayerZStd
+	}
+	return true
 }
 
 // send compresses and uploads a layer, and begins again if the transfer breaks.
@@ -271,7 +296,10 @@ func (p *Pusher) send(ctx context.Context, to Registry, diffID v1.Hash, line *pr
 		line.Add(-sent)
 		sent = 0
 		digest, size, err := to.Upload(ctx, func(w io.Writer) error {
-			z := p.Compress(w)
+			z, err := p.Compress(w)
+			if err != nil {
+				return err
+			}
 			h, err := v1.Hasher("sha256")
 			if err != nil {
 				return err
@@ -306,14 +334,20 @@ type writerFunc func([]byte) (int, error)
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // makeManifest names the blobs as they are at the registry, in the words of the
-// manifest that the image came with: docker's or OCI's, which also keeps its annotations.
-func makeManifest(img *store.Image, configSize int64, layers []blob, own *v1.Manifest) (raw []byte, mediaType string, err error) {
+// manifest that the image came with: docker's or OCI's, which also keeps its annotations. zstd: the layers are.
+func makeManifest(img *store.Image, configSize int64, layers []blob, own *v1.Manifest, zstd bool) (raw []byte, mediaType string, err error) {
 	m := v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: v1.Descriptor{MediaType: types.OCIConfigJSON}}
 	layerType := types.OCILayer
 	if own != nil {
 		m.Annotations, m.Config.MediaType = own.Annotations, own.Config.MediaType
 		if m.MediaType = own.MediaType; m.MediaType == types.DockerManifestSchema2 {
 			layerType = types.DockerLayer
+		}
+	}
+	if zstd {
+		m.MediaType, layerType = types.OCIManifestSchema1, types.OCILayerZStd
+		if m.Config.MediaType == types.DockerConfigJSON {
+			m.Config.MediaType = types.OCIConfigJSON
 		}
 	}
 	m.Config.Digest, m.Config.Size = img.ID, configSize

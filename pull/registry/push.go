@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"skiff/pull"
+	"skiff/pull/manifest"
 	"skiff/pull/push"
 	"skiff/pull/transfer"
 )
@@ -159,7 +160,16 @@ func (p *pusher) Upload(ctx context.Context, write func(io.Writer) error) (v1.Ha
 	if res.StatusCode != http.StatusCreated && res.StatusCode != http.StatusNoContent {
 		return fail(p.status(res))
 	}
-	return digest, body.size, nil
+	return digest, body.size, p.stored(res, digest)
+}
+
+// stored holds what the registry says that it has stored against what was sent.
+func (p *pusher) stored(res *http.Response, want v1.Hash) error {
+	have, err := v1.NewHash(res.Header.Get("Docker-Content-Digest"))
+	if err == nil && have.Algorithm == want.Algorithm && have != want {
+		return &manifest.DigestError{What: "what registry " + p.host + " has stored", Want: want.String(), Have: have.String()}
+	}
+	return nil
 }
 
 // accepted returns where an upload goes on.
@@ -187,7 +197,7 @@ func (p *pusher) PutManifest(ctx context.Context, name, mediaType string, raw []
 	if res.StatusCode/100 != 2 {
 		return p.status(res)
 	}
-	return nil
+	return p.stored(res, v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", sha256.Sum256(raw))})
 }
 
 // A streamed body is made while it is sent. The network may take as long as it

@@ -32,6 +32,7 @@ type uploads struct {
 	scopes []string
 	blobs  map[string][]byte
 	patch  func(w http.ResponseWriter, r *http.Request) bool // true: it has answered
+	answer func(w http.ResponseWriter, r *http.Request) bool // likewise, to any method
 }
 
 func (u *uploads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -46,6 +47,9 @@ func (u *uploads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Header.Get("Authorization") != bearer:
 		w.Header().Set("WWW-Authenticate", `Bearer realm="`+u.url+`/token",service="x"`)
 		w.WriteHeader(401)
+		return
+	}
+	if u.answer != nil && u.answer(w, r) {
 		return
 	}
 	switch r.Method {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"time"
@@ -55,9 +56,24 @@ func (s *Store) Tag(i *Image, ref string) error {
 	return nil
 }
 
+// Named says whether an image may have the name, for two system calls at most: without reading its record.
+func (s *Store) Named(ref string) bool {
+	for _, st := range append([]*Store{s}, s.Shared...) {
+		if unix.Faccessat(st.fd, imagePath(ref), unix.F_OK, 0) == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // Untag takes a name from its image, which stays: without a name if this was its
-// last one.
+// last one. Two at once take turns, or each would leave the image to the other's name.
 func (s *Store) Untag(ref string) error {
+	l, err := s.waitLock(context.Background(), "names", "names of images")
+	if err != nil {
+		return s.orShared(ref, err)
+	}
+	defer l.unlock()
 	i, err := s.ownImage(ref)
 	if err != nil {
 		return s.orShared(ref, err)

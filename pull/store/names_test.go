@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -230,4 +231,39 @@ func TestTagBesideRemove(t *testing.T) {
 		}
 	}
 	t.Logf("%d of 200 came in time", tagged)
+}
+
+// Who takes an image's last names at once leaves it without a name, and does not
+// leave it to the name that another takes.
+func TestUntagAtOnce(t *testing.T) {
+	s := open(t)
+	commit(t, s, hash(1))
+	for round := range 20 {
+		i := put(t, s, "h/a:0", hash(1))
+		names := []string{i.Reference}
+		for n := range 7 {
+			names = append(names, "h/a:"+strconv.Itoa(n+1))
+			if err := s.Tag(i, names[n+1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var all sync.WaitGroup
+		begin := make(chan struct{})
+		for _, name := range names {
+			all.Go(func() {
+				<-begin
+				if err := s.Untag(name); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		close(begin)
+		all.Wait()
+		if got := refs(t, s); !slices.Equal(got, []string{i.ID.String()}) {
+			t.Fatalf("round %d: without its names the image is %v", round, got)
+		}
+		if err := s.unlinkImage(i.ID.String()); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
