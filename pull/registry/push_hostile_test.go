@@ -134,7 +134,7 @@ func TestHostileUploads(t *testing.T) {
 		"an error without end":  {"POST", func(w http.ResponseWriter, _ *http.Request) bool { return forever(w, 403) }, "403", nil},
 		"a refusal without end": {"PUT", func(w http.ResponseWriter, _ *http.Request) bool { return forever(w, 400) }, "400", nil},
 		"redirects in a circle": {"POST", func(w http.ResponseWriter, r *http.Request) bool {
-			http.Redirect(w, r, r.URL.String(), 307)
+			http.Redirect(w, r, r.URL.String(), http.StatusTemporaryRedirect)
 			return true
 		}, "more than ten redirects", nil},
 		"an upload already done":   {"POST", func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(201); return true }, "201", nil},
