@@ -42,7 +42,7 @@ func (r *Runner) Export(ctx context.Context, name string, to io.Writer) error {
 	if err != nil {
 		return err
 	}
-	x := &exporter{ctx: ctx, to: tar.NewWriter(to), links: map[inode]string{}, buf: make([]byte, 128<<10)}
+	x := &exporter{ctx: ctx, to: tar.NewWriter(to), raw: to, links: map[inode]string{}, buf: make([]byte, 128<<10)}
 	dirs := stackOf(r.Store, img).Dirs
 	if r.IDs.Kind == idmap.Single {
 		x.owners = map[inode]layers.Owner{}
@@ -88,6 +88,7 @@ func (r *Runner) imageOf(list []string) (*store.Image, error) {
 type exporter struct {
 	ctx    context.Context
 	to     *tar.Writer
+	raw    io.Writer              // what to writes to
 	owners map[inode]layers.Owner // true owners in single-id mode; else nil
 	links  map[inode]string       // the first name of a file that has several
 	buf    []byte
@@ -233,10 +234,20 @@ func (x *exporter) file(h *tar.Header, fd int) error {
 		return &fs.PathError{Op: "open", Path: "/" + h.Name, Err: errors.Unwrap(err)}
 	}
 	defer f.Close()
+	if h.Size >= sparseFrom {
+		if parts, held := fragments(f, h.Size); h.Size-held >= sparseFrom {
+			return x.sparse(h, f, parts, held)
+		}
+	}
 	if err := x.to.WriteHeader(h); err != nil {
 		return err
 	}
-	for left := h.Size; left > 0; {
+	return x.content(x.to, h.Name, f, h.Size)
+}
+
+// content writes the next bytes of a file, and zeros for those that it has lost.
+func (x *exporter) content(to io.Writer, name string, f *os.File, size int64) error {
+	for left := size; left > 0; {
 		if x.ctx.Err() != nil {
 			return context.Cause(x.ctx)
 		}
@@ -246,9 +257,9 @@ func (x *exporter) file(h *tar.Header, fd int) error {
 			clear(b)
 			n = len(b)
 		} else if err != nil {
-			return &fs.PathError{Op: "read", Path: "/" + h.Name, Err: errors.Unwrap(err)}
+			return &fs.PathError{Op: "read", Path: "/" + name, Err: errors.Unwrap(err)}
 		}
-		if _, err := x.to.Write(b[:n]); err != nil {
+		if _, err := to.Write(b[:n]); err != nil {
 			return err
 		}
 		left -= int64(n)
