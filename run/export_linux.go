@@ -226,7 +226,7 @@ func (x *exporter) owner(name string, e *entry, m merged, top bool, fd int) (uid
 	return int(o.UID), int(o.GID)
 }
 
-// file writes a regular file, as long as its header says.
+// file writes a regular file, as long as its header says: as a sparse one if its holes are many.
 func (x *exporter) file(h *tar.Header, fd int) error {
 	// A descriptor of O_PATH cannot be exchanged for a device before this opens it.
 	f, err := os.Open(procFD(fd))
@@ -242,29 +242,7 @@ func (x *exporter) file(h *tar.Header, fd int) error {
 	if err := x.to.WriteHeader(h); err != nil {
 		return err
 	}
-	return x.content(x.to, h.Name, f, h.Size)
-}
-
-// content writes the next bytes of a file, and zeros for those that it has lost.
-func (x *exporter) content(to io.Writer, name string, f *os.File, size int64) error {
-	for left := size; left > 0; {
-		if x.ctx.Err() != nil {
-			return context.Cause(x.ctx)
-		}
-		b := x.buf[:min(left, int64(len(x.buf)))]
-		n, err := f.Read(b)
-		if err == io.EOF {
-			clear(b)
-			n = len(b)
-		} else if err != nil {
-			return &fs.PathError{Op: "read", Path: "/" + name, Err: errors.Unwrap(err)}
-		}
-		if _, err := to.Write(b[:n]); err != nil {
-			return err
-		}
-		left -= int64(n)
-	}
-	return nil
+	return x.content(x.to, h.Name, f, 0, h.Size)
 }
 
 func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

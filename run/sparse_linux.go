@@ -3,8 +3,11 @@ package run
 import (
 	"archive/tar"
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -95,14 +98,72 @@ func (x *exporter) sparse(h *tar.Header, f *os.File, parts []fragment, held int6
 		return err
 	}
 	for _, p := range parts {
-		if _, err := f.Seek(p.offset, io.SeekStart); err != nil {
-			return err
-		}
-		if err := x.content(x.raw, h.Name, f, p.size); err != nil {
+		if err := x.content(x.raw, h.Name, f, p.offset, p.offset+p.size); err != nil {
 			return err
 		}
 	}
 	_, err := x.raw.Write(make([]byte, -held&(tarBlock-1)))
+	return err
+}
+
+// askFrom is the size from which a file is asked for its holes, which takes three system calls.
+const askFrom = 1 << 20
+
+// zeros are what holes are written from: reading them would take as long as reading data.
+var zeros [64 << 10]byte
+
+// extent returns where the file's next data begin, from pos on, and end; the file is read on from there.
+// A file system that does not tell has data only.
+func extent(f *os.File, pos, size int64) (data, hole int64, err error) {
+	data, err = f.Seek(pos, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return size, size, nil
+	case errors.Is(err, unix.EINVAL):
+		return pos, size, nil
+	case err != nil:
+		return 0, 0, err
+	}
+	if hole, err = f.Seek(data, unix.SEEK_HOLE); err != nil {
+		hole = size // it was cut short just now
+	}
+	_, err = f.Seek(data, io.SeekStart)
+	return data, hole, err
+}
+
+// content writes a part of a file, and zeros for what it has lost. Holes are not read.
+func (x *exporter) content(to io.Writer, name string, f *os.File, pos, end int64) (err error) {
+	var data, hole int64
+	if end-pos < askFrom {
+		if hole = end; pos > 0 {
+			_, err = f.Seek(pos, io.SeekStart)
+		}
+	}
+	for err == nil && pos < end {
+		if x.ctx.Err() != nil {
+			return context.Cause(x.ctx)
+		}
+		if pos >= hole {
+			if data, hole, err = extent(f, pos, end); err != nil {
+				return &fs.PathError{Op: "seek", Path: "/" + name, Err: errors.Unwrap(err)}
+			}
+		}
+		var n int
+		if gap := min(data, end) - pos; gap > 0 {
+			n, err = to.Write(zeros[:min(gap, int64(len(zeros)))])
+			pos += int64(n)
+			continue
+		}
+		b := x.buf[:min(end-pos, max(hole-pos, 1), int64(len(x.buf)))]
+		if n, err = f.Read(b); err == io.EOF {
+			clear(b)
+			n = len(b)
+		} else if err != nil {
+			return &fs.PathError{Op: "read", Path: "/" + name, Err: errors.Unwrap(err)}
+		}
+		_, err = to.Write(b[:n])
+		pos += int64(n)
+	}
 	return err
 }
 
