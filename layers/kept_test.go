@@ -33,6 +33,7 @@ func TestSplitOfTwice(t *testing.T) {
 		"through a link":         {image.Dir("d"), image.Symlink("s", "d"), image.File("s/a", "first"), image.File("d/a", "second"), image.File("s", "third")},
 		"its own attributes":     {image.File("a", "first").WithMode(0o4000), image.File("a", "second").WithMode(0)},
 		"removed, then there":    {image.Whiteout(".", "a"), image.File("a", "first"), image.File("a", "second")},
+		"a deep directory":       {image.File(strings.Repeat("d/", 1500)+"f", "first"), image.File("d/d/g", "x"), image.File("d/e/f", "y"), image.Symlink("d", "x")},
 		"nothing lost":           {image.Symlink("a", "b"), image.File("a", "second"), image.Dir("d"), image.Dir("d")},
 		"a block of zeros":       {image.File("a", string(make([]byte, 5000))+"x"), image.File("a", "second")},
 		"names of what is kept":  {image.File("0", "first"), image.File("0", "second"), image.File("1", "third"), image.File("1", "x"), image.File("split", "y"), image.File("split", "z")},
