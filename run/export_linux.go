@@ -42,7 +42,7 @@ func (r *Runner) Export(ctx context.Context, name string, to io.Writer) error {
 	if err != nil {
 		return err
 	}
-	x := &exporter{ctx: ctx, to: tar.NewWriter(to), links: map[inode]string{}, buf: make([]byte, 128<<10)}
+	x := &exporter{ctx: ctx, to: tar.NewWriter(to), raw: to, links: map[inode]string{}, buf: make([]byte, 128<<10)}
 	dirs := stackOf(r.Store, img).Dirs
 	if r.IDs.Kind == idmap.Single {
 		x.owners = map[inode]layers.Owner{}
@@ -88,6 +88,7 @@ func (r *Runner) imageOf(list []string) (*store.Image, error) {
 type exporter struct {
 	ctx    context.Context
 	to     *tar.Writer
+	raw    io.Writer              // what to writes to
 	owners map[inode]layers.Owner // true owners in single-id mode; else nil
 	links  map[inode]string       // the first name of a file that has several
 	buf    []byte
@@ -225,33 +226,7 @@ func (x *exporter) owner(name string, e *entry, m merged, top bool, fd int) (uid
 	return int(o.UID), int(o.GID)
 }
 
-// sparseFrom is the size from which a file is asked for its holes, which takes three system calls.
-const sparseFrom = 1 << 20
-
-// zeros are what holes are written from: reading them would take as long as reading data.
-var zeros [64 << 10]byte
-
-// extent returns where the file's next data begin, from pos on, and end; the file is read on from there.
-// A file system that does not tell has data only.
-func extent(f *os.File, pos, size int64) (data, hole int64, err error) {
-	data, err = f.Seek(pos, unix.SEEK_DATA)
-	switch {
-	case errors.Is(err, unix.ENXIO):
-		return size, size, nil
-	case errors.Is(err, unix.EINVAL):
-		return pos, size, nil
-	case err != nil:
-		return 0, 0, err
-	}
-	if hole, err = f.Seek(data, unix.SEEK_HOLE); err != nil {
-		hole = size // it was cut short just now
-	}
-	_, err = f.Seek(data, io.SeekStart)
-	return data, hole, err
-}
-
-// file writes a regular file, as long as its header says, its holes as zeros: how tar's readers know
-// sparse files differs, and whoever unpacks the archive finds the zeros that can be left out again.
+// file writes a regular file, as long as its header says: as a sparse one if its holes are many.
 func (x *exporter) file(h *tar.Header, fd int) error {
 	// A descriptor of O_PATH cannot be exchanged for a device before this opens it.
 	f, err := os.Open(procFD(fd))
@@ -259,44 +234,15 @@ func (x *exporter) file(h *tar.Header, fd int) error {
 		return &fs.PathError{Op: "open", Path: "/" + h.Name, Err: errors.Unwrap(err)}
 	}
 	defer f.Close()
+	if h.Size >= sparseFrom {
+		if parts, held := fragments(f, h.Size); h.Size-held >= sparseFrom {
+			return x.sparse(h, f, parts, held)
+		}
+	}
 	if err := x.to.WriteHeader(h); err != nil {
 		return err
 	}
-	var pos, data, hole int64
-	if h.Size < sparseFrom {
-		hole = h.Size
-	}
-	for pos < h.Size {
-		if x.ctx.Err() != nil {
-			return context.Cause(x.ctx)
-		}
-		if pos >= hole {
-			if data, hole, err = extent(f, pos, h.Size); err != nil {
-				return &fs.PathError{Op: "seek", Path: "/" + h.Name, Err: errors.Unwrap(err)}
-			}
-		}
-		if n := min(data, h.Size) - pos; n > 0 {
-			n = min(n, int64(len(zeros)))
-			if _, err := x.to.Write(zeros[:n]); err != nil {
-				return err
-			}
-			pos += n
-			continue
-		}
-		b := x.buf[:min(h.Size-pos, max(hole-pos, 1), int64(len(x.buf)))]
-		n, err := f.Read(b)
-		if err == io.EOF {
-			clear(b)
-			n = len(b)
-		} else if err != nil {
-			return &fs.PathError{Op: "read", Path: "/" + h.Name, Err: errors.Unwrap(err)}
-		}
-		if _, err := x.to.Write(b[:n]); err != nil {
-			return err
-		}
-		pos += int64(n)
-	}
-	return nil
+	return x.content(x.to, h.Name, f, 0, h.Size)
 }
 
 func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

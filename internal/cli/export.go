@@ -37,6 +37,9 @@ func export(c *cli.Context) error {
 	if toStdout && term.IsTerminal(int(os.Stdout.Fd())) {
 		return errors.New("an archive is not for a terminal; use -o FILE, or redirect stdout")
 	}
+	if toStdout && stdoutClosed() {
+		return errors.New("stdout is closed; name a file with -o")
+	}
 	r, err := openRunner(c)
 	if err != nil {
 		return err

@@ -81,7 +81,9 @@ func namesake(word string, ref pull.Reference) string {
 	switch {
 	case ref.Tag == "" || ref.Digest != "":
 	case ref.Host == "localhost":
-		if other, err := pull.ParseReference(strings.TrimPrefix(word, "localhost/")); err == nil && other.Host == pull.Hub {
+		other, err := pull.ParseReference(strings.TrimPrefix(word, "localhost/"))
+		// What is left may name docker.io, and is another's then.
+		if err == nil && other.Host == pull.Hub && (other.Path == ref.Path || other.Path == "library/"+ref.Path) {
 			return other.String()
 		}
 	case ref.Host == pull.Hub && !strings.HasPrefix(word, pull.Hub+"/") && !strings.HasPrefix(word, "index."+pull.Hub+"/"):

@@ -237,20 +237,17 @@ func (p *Pusher) layer(ctx context.Context, to Registry, diffID v1.Hash, came v1
 	if p.Format == "zstd" || p.Format != "" && p.Again {
 		sent = v1.Hash{}
 	}
-	for _, digest := range []v1.Hash{came.Digest, sent} {
-		if (digest == v1.Hash{}) {
+	for _, b := range []blob{{came.Digest, came.Size}, {sent, record.SentAs}} {
+		if (b.digest == v1.Hash{}) {
 			continue
 		}
-		size, ok, err := to.HasBlob(ctx, digest)
+		size, ok, err := to.HasBlob(ctx, b.digest)
 		if err != nil {
 			return blob{}, err
 		}
-		if ok && digest == came.Digest && size != came.Size {
-			continue // it cannot be what it is called
-		}
-		if ok {
+		if ok && size == b.size { // of another size it cannot be what it is called
 			line.Here()
-			return blob{digest, size}, nil
+			return b, nil
 		}
 	}
 	if from, err := pull.ParseReference(record.Source); err == nil && from.Host == ref.Host && from.Path != ref.Path && record.Blob == came.Digest && (came.Digest != v1.Hash{}) {
@@ -269,7 +266,7 @@ func (p *Pusher) layer(ctx context.Context, to Registry, diffID v1.Hash, came v1
 	}
 	// So that the next push finds it. It is no failure if a store can't be written to.
 	if p.Format != "zstd" && !p.Again {
-		p.Store.NoteSent(diffID, b.digest)
+		p.Store.NoteSent(diffID, b.digest, b.size)
 	}
 	return b, nil
 }

@@ -108,7 +108,7 @@ func (p *pusher) Mount(ctx context.Context, digest v1.Hash, from string) (bool, 
 	defer res.Body.Close()
 	switch res.StatusCode {
 	case http.StatusCreated:
-		return true, nil
+		return p.stored(res, digest) == nil, nil
 	case http.StatusAccepted, http.StatusNotFound, http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed:
 		return false, nil // the other repository may be closed to us; this one we shall see
 	}

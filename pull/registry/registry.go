@@ -130,7 +130,7 @@ func open(ctx context.Context, ref pull.Reference, place hosts.Endpoint, access 
 		return nil, err
 	}
 	c.guard = newGuard(r)
-	c.bottom = transport.NewUserAgent(&tokens{next: &retry{next: c.guard, patience: c.patience}, registry: c.where, root: place.Root}, userAgent)
+	c.bottom = transport.NewUserAgent(&tokens{next: &retry{next: &brief{c.guard, place.Root, c.patience.Idle}, patience: c.patience}, registry: c.where, root: place.Root, idle: c.patience.Idle}, userAgent)
 	c.http = c.over(c.bottom)
 	if c.scheme == "" && !c.guard.mayPlain(c.where) {
 		c.scheme = "https"

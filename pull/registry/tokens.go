@@ -7,6 +7,9 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
+
+	"skiff/pull/transfer"
 )
 
 // tokens lets through one request for a token where several requests find at once
@@ -16,6 +19,7 @@ type tokens struct {
 	next     http.RoundTripper
 	registry string // host[:port]
 	root     string // of its API
+	idle     time.Duration
 
 	mu      sync.Mutex
 	request string // what was asked last, and the answer
@@ -62,8 +66,9 @@ func (t *tokens) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || res.StatusCode != http.StatusOK {
 		return res, err
 	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxToken+1))
-	res.Body.Close()
+	answered := within(res.Body, t.idle, maxToken+1, transfer.ErrIdle)
+	body, err := io.ReadAll(answered)
+	answered.Close()
 	if err != nil {
 		return nil, err
 	}

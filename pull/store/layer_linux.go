@@ -27,6 +27,7 @@ type LayerRecord struct {
 	Source  string    `json:"source,omitempty"` // where from: a reference without credentials
 	Packed  int64     `json:"packed,omitempty"` // bytes of the blob
 	Sent    v1.Hash   `json:"sent,omitzero"`    // as it was last sent to a registry
+	SentAs  int64     `json:"sentAs,omitempty"` // bytes of that blob
 	Size    int64     `json:"size"`             // bytes of the uncompressed archive
 	Entries int64     `json:"entries"`          // names in it
 	Opaque  bool      `json:"opaque,omitempty"` // its root hides every layer below it
@@ -99,10 +100,10 @@ func (s *Store) LayerRecord(diffID v1.Hash) (LayerRecord, error) {
 	return r, nil
 }
 
-// NoteSent keeps in a layer's record the digest of the blob that it was sent as.
-func (s *Store) NoteSent(diffID, blob v1.Hash) error {
+// NoteSent keeps in a layer's record the digest and size of the blob that it was sent as.
+func (s *Store) NoteSent(diffID, blob v1.Hash, size int64) error {
 	r, err := s.LayerRecord(diffID)
-	if err != nil || r.Sent == blob {
+	if err != nil || r.Sent == blob && r.SentAs == size {
 		return err
 	}
 	s = s.Home(diffID)
@@ -113,7 +114,7 @@ func (s *Store) NoteSent(diffID, blob v1.Hash) error {
 	if err != nil {
 		return err
 	}
-	r.Sent = blob
+	r.Sent, r.SentAs = blob, size
 	b, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		return err

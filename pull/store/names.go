@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -32,7 +33,35 @@ func (i *Image) Repository() string {
 
 // Tag gives an image one more name, a full reference, and takes it from the one
 // that has it. The error is an *AbsentError if the image went meanwhile.
+//
+// Where the image has no other name, whoever untags it meanwhile must not take the record that goes
+// for its last one.
 func (s *Store) Tag(i *Image, ref string) error {
+	if i.Nameless() {
+		l, err := s.lockNames()
+		if err != nil {
+			return err
+		}
+		defer l.unlock()
+	}
+	return s.tag(i, ref)
+}
+
+// lockNames is taken by who removes a record because the image has another one.
+func (s *Store) lockNames() (*lock, error) {
+	if err := s.Writable(); err != nil {
+		return nil, err
+	}
+	wait, cancel := context.WithTimeoutCause(context.Background(), 10*time.Second, errBusy)
+	defer cancel()
+	l, err := s.waitLock(wait, "names", "names of images")
+	if errors.Is(err, errBusy) {
+		err = fmt.Errorf("change the names of images in %s: another process is at it", s.root)
+	}
+	return l, err
+}
+
+func (s *Store) tag(i *Image, ref string) error {
 	// Claimed first: from now on nobody takes away what the record says is there.
 	claim, err := s.Claim(i.DiffIDs, i.ID, i.Manifest, i.Digest)
 	if err != nil {
@@ -69,9 +98,12 @@ func (s *Store) Named(ref string) bool {
 // Untag takes a name from its image, which stays: without a name if this was its
 // last one. Two at once take turns, or each would leave the image to the other's name.
 func (s *Store) Untag(ref string) error {
-	l, err := s.waitLock(context.Background(), "names", "names of images")
-	if err != nil {
+	if _, err := s.ownImage(ref); err != nil {
 		return s.orShared(ref, err)
+	}
+	l, err := s.lockNames()
+	if err != nil {
+		return err
 	}
 	defer l.unlock()
 	i, err := s.ownImage(ref)
@@ -90,7 +122,7 @@ func (s *Store) Untag(ref string) error {
 		last = last && (other.ID != i.ID || other.Reference == ref)
 	}
 	if last {
-		if err := s.Tag(i, i.ID.String()); err != nil {
+		if err := s.tag(i, i.ID.String()); err != nil {
 			return err
 		}
 	}

@@ -267,3 +267,41 @@ func TestUntagAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// Who gives an image without a name one, and then removes the record of its id, takes its turn too: the name
+// could be taken away in between.
+func TestTagTakesItsTurn(t *testing.T) {
+	s := open(t)
+	commit(t, s, hash(1))
+	i := put(t, s, "h/a:1", hash(1))
+	if err := s.Untag("h/a:1"); err != nil {
+		t.Fatal(err)
+	}
+	nameless, err := s.Image(i.ID.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.lockNames()
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := make(chan string, 1)
+	s.Waiting = func(what string) { waits <- what }
+	done := make(chan error, 1)
+	go func() { done <- s.Tag(nameless, "h/b:1") }()
+	select {
+	case <-waits:
+	case err := <-done:
+		t.Fatalf("it has not waited: %v", err)
+	}
+	if got := refs(t, s); !slices.Equal(got, []string{i.ID.String()}) {
+		t.Errorf("while another has its turn there are %v", got)
+	}
+	l.unlock()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := refs(t, s); !slices.Equal(got, []string{"h/b:1"}) {
+		t.Errorf("after its turn there are %v", got)
+	}
+}
