@@ -38,6 +38,7 @@ func init() {
 		"udp":    udp,
 		"burst":  burst,
 		"gone":   gone,
+		"garble": garble,
 		"slow":   slow,
 		"abort":  abortHere,
 		"end":    lastEnd,
@@ -489,6 +490,69 @@ func lastEnd([]string) string {
 	case <-time.After(3 * time.Second):
 		return "does not end"
 	}
+}
+
+// garble SEED N sends N packets to the router that are wrong in a place or two, as
+// one with raw sockets may.
+func garble(a []string) string {
+	seed, _ := strconv.ParseUint(a[0], 10, 64)
+	n, _ := strconv.Atoi(a[1])
+	pingOnce([]string{"raw", DefaultGateway.String(), "0", "64"}) // for its link address
+	text, _ := os.ReadFile("/proc/net/arp")
+	var mac net.HardwareAddr
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); f[0] == DefaultGateway.String() {
+			mac, _ = net.ParseMAC(f[3])
+		}
+	}
+	link, err := net.InterfaceByName(containerLink)
+	if err != nil || mac == nil {
+		return "no link address, " + word(err)
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return word(err)
+	}
+	defer unix.Close(fd)
+	own4, other4 := addressOf(DefaultAddress.Addr()), addressOf(outsideAddress.Addr())
+	own6, other6 := addressOf(address6.Addr()), addressOf(outside6.Addr())
+	router := addressOf(routerLinkLocal.Addr())
+	var seeds [][]byte
+	for _, f := range [][2]address{{own4, other4}, {own6, other6}, {own4, addressOf(DefaultGateway)}, {own6, addressOf(gateway6)}} {
+		tcp := []byte{1, 2, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, tcpSYN, 0xff, 0xff, 0, 0, 0, 0}
+		udp := appendUDP(nil, f[0], f[1], 9, 7, []byte("garbled"))
+		echo := byte(icmp4Echo)
+		if !f[0].is4() {
+			echo = icmp6Echo
+		}
+		seeds = append(seeds, append(appendIP(nil, protoTCP, f[0], f[1], len(tcp)), tcp...), udp,
+			appendEcho(nil, echo, f[0], f[1], 7, 7, []byte("garbled")),
+			appendError(nil, unreachableFrom(f[0], icmpPort, f[1]), appendUDP(nil, f[1], f[0], 7, 9, nil)))
+	}
+	for _, typ := range []byte{neighbourSolicitation, neighbourAdvertisement, 134} { // RA
+		m := make([]byte, icmpLen+24)
+		m[0] = typ
+		copy(m[8:], router[:])
+		icmpChecksum(m, router, own6)
+		seeds = append(seeds, append(appendIP(nil, protoICMP6, own6, router, len(m)), m...))
+	}
+	r := rand.New(rand.NewPCG(seed, 0))
+	for range n {
+		p := slices.Clone(seeds[r.IntN(len(seeds))])
+		for range r.IntN(3) {
+			p[r.IntN(len(p))] ^= 1 << r.IntN(8)
+		}
+		if r.IntN(8) == 0 {
+			p = p[:1+r.IntN(len(p))]
+		}
+		sa := &unix.SockaddrLinklayer{Protocol: 0x0008, Ifindex: link.Index, Halen: 6}
+		if p[0]>>4 == 6 {
+			sa.Protocol = 0xdd86
+		}
+		copy(sa.Addr[:], mac)
+		unix.Sendto(fd, p, 0, sa)
+	}
+	return "ok"
 }
 
 // tell ADDRESS sends a datagram, waits a moment, and says whether the socket was told of

@@ -1,6 +1,10 @@
 package relay
 
-import "testing"
+import (
+	"testing"
+
+	"skiff/netns/traffic"
+)
 
 func TestConnect(t *testing.T) {
 	c, r := network(t, Options{})
@@ -50,6 +54,28 @@ func TestBurst(t *testing.T) {
 			if got := c.do(t, "burst %s:7 %d %d", at, size, min(24, 60000/size)); got != "ok" {
 				t.Errorf("%s, %d bytes: %s", at, size, got)
 			}
+		}
+	}
+}
+
+// Whatever comes from a container with raw sockets, the relay goes on.
+func TestGarble(t *testing.T) {
+	c, _ := network(t, Options{IPv6: Always})
+	seed := fromEnv("SKIFF_SEED", 1)
+	for i := range 4 {
+		if got := c.do(t, "garble %d %d", seed+i, fromEnv("SKIFF_GARBLED", 3000)); got != "ok" {
+			t.Fatal(got)
+		}
+	}
+	if links, err := traffic.Of(c.cmd.Process.Pid); err != nil || len(links) != 1 || links[0].PacketsIn < 100 {
+		t.Errorf("hardly an answer: %+v, %v", links, err)
+	}
+	for _, what := range []string{
+		"dial " + outsideIP + ":7", "dial [2001:db8:1::2]:7", "udp " + outsideIP + ":7 64 5",
+		"ping raw " + outsideIP + " 56 64", "ping raw 2001:db8:1::2 56 64",
+	} {
+		if got := c.do(t, "%s", what); got != "ok" {
+			t.Errorf("%s: %s", what, got)
 		}
 	}
 }

@@ -159,13 +159,22 @@ func (r *Relay) setUp(o *Options) (err error) {
 		return err
 	}
 	if six {
-		if err := in.six.listen6(); err != nil {
+		switch err = in.six.listen6(); {
+		case err == nil:
+			r.address6, r.gateway6 = address6, addressOf(gateway6)
+		case o.IPv6 == Always:
 			return err
+		default:
+			r.without6()
+			p.families = p.families[:1]
 		}
-		r.address6, r.gateway6 = address6, addressOf(gateway6)
 	}
 	o.Laps.Lap("relay: make sockets ready")
-	if err := r.filter(o.Hold); err != nil {
+	err = r.filter(o.Hold)
+	if !r.address6.IsValid() {
+		p.families = p.families[:1] // the others are closed, or never were
+	}
+	if err != nil {
 		return err
 	}
 	o.Laps.Lap("relay: add nftables rules")

@@ -153,7 +153,7 @@ func (r *Relay) serve() error {
 		}
 		r.listeners[i] = &listener{s.tcp}
 		watch(s.tcp, r.listeners[i])
-		watch(s.udp, &datagrams{s.udp})
+		watch(s.udp, &datagrams{fd: s.udp})
 		watch(s.echo, &echoes{s.echo})
 	}
 	if r.hold != HoldNone {

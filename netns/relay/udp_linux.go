@@ -15,6 +15,7 @@ type flow struct {
 	fd       int
 	last     int64 // second of the last datagram
 	answered bool
+	pace     pace // of answers
 	verdict  ruling
 	apart    bool   // datagrams of one size cannot be sent together
 	server   int    // nameserver that is asked, for the gateway's port 53
@@ -59,9 +60,28 @@ func newBatch() (*batch, syscall.Errno) {
 
 func (b *batch) slot(i int) []byte { return b.memory[i*slotLen : (i+1)*slotLen] }
 
-// receive reads datagrams, each behind the headroom of its slot.
-func (b *batch) receive(fd int, named bool) (int, syscall.Errno) {
-	for i := range b.msgs {
+// A pace is how many datagrams are asked for at once: as many as came the last
+// time, and more when all came that were asked for. To ask for what is not there
+// costs 0.2 us, a fifteenth of what it takes to carry one.
+type pace int
+
+func (p pace) ask() int { return max(int(p), 1) }
+
+// came notes that n came. It says whether it is worth asking for more at once; who
+// had asked for one only is told of the next.
+func (p *pace) came(n int) (more bool) {
+	asked := p.ask()
+	if n < asked {
+		*p = pace(n)
+		return false
+	}
+	*p = pace(min(4*asked, batchLen))
+	return asked > 1
+}
+
+// receive reads up to most datagrams, each behind the headroom of its slot.
+func (b *batch) receive(fd int, named bool, most int) (int, syscall.Errno) {
+	for i := range most {
 		p := b.slot(i)[headroom:]
 		b.iovs[i] = unix.Iovec{Base: &p[0]}
 		b.iovs[i].SetLen(len(p))
@@ -74,7 +94,7 @@ func (b *batch) receive(fd int, named bool) (int, syscall.Errno) {
 			h.SetControllen(len(b.oob[i]))
 		}
 	}
-	return recvmmsg(fd, b.msgs[:])
+	return recvmmsg(fd, b.msgs[:most])
 }
 
 // prepare turns received messages i to j into ones to send, on a connected
@@ -90,7 +110,10 @@ func (b *batch) prepare(i, j int, header int) {
 }
 
 // datagrams watches the socket that TPROXY gives datagrams to.
-type datagrams struct{ fd int }
+type datagrams struct {
+	fd   int
+	pace pace
+}
 
 func (d *datagrams) event(l *loop, _ uint32) {
 	b := l.datagramBatch()
@@ -98,7 +121,7 @@ func (d *datagrams) event(l *loop, _ uint32) {
 		return
 	}
 	for range 8 {
-		n, errno := b.receive(d.fd, true)
+		n, errno := b.receive(d.fd, true, d.pace.ask())
 		if errno != 0 {
 			return
 		}
@@ -113,7 +136,7 @@ func (d *datagrams) event(l *loop, _ uint32) {
 			l.outward(b, i, j)
 			i = j
 		}
-		if n < batchLen {
+		if !d.pace.came(n) {
 			return
 		}
 	}
@@ -286,7 +309,7 @@ func (f *flow) event(l *loop, events uint32) {
 		l.broken(f, socketError(f.fd))
 	}
 	for range 4 {
-		n, errno := b.receive(f.fd, false)
+		n, errno := b.receive(f.fd, false, f.pace.ask())
 		if errno == unix.EAGAIN {
 			return
 		}
@@ -296,7 +319,7 @@ func (f *flow) event(l *loop, events uint32) {
 		}
 		f.last, f.answered, f.query = l.now, true, nil
 		l.deliver(f, b, n)
-		if n < batchLen {
+		if !f.pace.came(n) {
 			return
 		}
 	}
