@@ -53,7 +53,7 @@ func reference(name string) string { return "localhost/" + name + ":latest" }
 // one layer for each KEY=VALUE that changes files, applied in order.
 //
 //	entrypoint= cmd=  words, or a JSON array
-//	user= workdir= stopsignal= env=K=V
+//	user= workdir= stopsignal= env=K=V expose=PORT/PROTO
 //	file=PATH=TEXT    mode 0755; \n in TEXT is a new line
 //	dir=PATH  link=PATH=TARGET  rm=PATH (a whiteout)
 //	base=none         without busybox
@@ -97,6 +97,8 @@ func build(root, name string, settings []string) error {
 			c.WorkingDir = value
 		case "stopsignal":
 			c.StopSignal = value
+		case "expose":
+			c.ExposedPorts = append(c.ExposedPorts, value)
 		case "env":
 			c.Env = append(c.Env, value)
 		case "base":

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -24,7 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test binary plays skiff, so that scripts run the code under test, and pty, collect and nameserver.
+// The test binary plays skiff, so that scripts run the code under test, and pty, collect, nameserver and udp.
 func TestMain(m *testing.M) {
 	if run.Borrowed() {
 		main() // before package testscript looks around
@@ -35,13 +36,14 @@ func TestMain(m *testing.M) {
 		"pty":        playTerminal,
 		"collect":    playCollector,
 		"nameserver": playNameserver,
+		"udp":        playUDP,
 	})
 }
 
 // TestScripts runs every script as whoever runs the tests.
 //
 // Besides testscript's own, a script has the commands status, image, push, serve, proxy
-// and need, and the programs pty and nameserver. $IMAGE is an image of busybox alone, $REGISTRY the
+// and need, and the programs pty, nameserver and udp. $IMAGE is an image of busybox alone, $REGISTRY the
 // host and port of a registry of the script's own. The conditions
 // root, subids and single say which id map the containers get.
 func TestScripts(t *testing.T) {
@@ -187,6 +189,11 @@ func scriptNeed(ts *testscript.TestScript, neg bool, args []string) {
 		case "root":
 			if os.Geteuid() != 0 {
 				err = fmt.Errorf("effective user id is %d", os.Geteuid())
+			}
+		case "ipv6":
+			var l net.Listener
+			if l, err = net.Listen("tcp6", "[::1]:0"); err == nil {
+				l.Close()
 			}
 		case "pty":
 			var master, slave *os.File

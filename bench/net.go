@@ -54,6 +54,7 @@ type netContender struct {
 	name   string
 	why    string // why it cannot be measured, or ""
 	client *talker
+	server *talker // where the client has one of its own
 	helper *talker
 	rates  map[netKind][]float64 // one a round; 0 for a failure
 }
@@ -72,15 +73,22 @@ func (h *host) net(out io.Writer, rounds int) {
 		return
 	}
 	defer w.close()
-	list := w.contenders(h, user)
+	rounds = max(rounds/10, 1)
+	compare(out, "Networks, "+user.kind()+"; the last four with several connections at once", w.contenders(h, user), rounds)
+	compare(out, "Published ports, "+user.kind()+": the client is outside", w.publishers(h, user), rounds)
+}
+
+// compare measures contenders and prints a table of them, with the first one's
+// quotients. It ends their processes.
+func compare(out io.Writer, title string, list []*netContender, rounds int) {
 	defer func() {
 		for _, c := range list {
 			c.helper.close()
 			c.client.close()
+			c.server.close()
 		}
 	}()
 	failed := failures{}
-	rounds = max(rounds/10, 1)
 	for range rounds {
 		for _, k := range netKinds {
 			for _, i := range rand.Perm(len(list)) {
@@ -100,7 +108,7 @@ func (h *host) net(out io.Writer, rounds int) {
 	for _, k := range netKinds {
 		columns = append(columns, k.title)
 	}
-	t := newTable(out, "Networks, "+user.kind()+"; the last four with several connections at once", columns...)
+	t := newTable(out, title, columns...)
 	for _, c := range list {
 		if c.why != "" {
 			t.without(c.name, c.why)
@@ -156,13 +164,14 @@ type netWorld struct {
 	program string
 	work    chan func() // performed on the thread that is in the host
 	server  *talker
+	root    *account
 }
 
 // newNetWorld makes them. The host is a network namespace, and a mount
 // namespace in which every user may open /dev/net/tun, as on distributions with
 // udev, and in which root's skiff keeps its state apart from the machine's.
 func (h *host) newNetWorld() (_ *netWorld, err error) {
-	w := &netWorld{program: filepath.Join(h.programs, "bench"), work: make(chan func())}
+	w := &netWorld{program: filepath.Join(h.programs, "bench"), work: make(chan func()), root: h.caller}
 	if err := copyProgram(w.program, "/proc/self/exe"); err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"skiff/netns/bridge"
 	"skiff/netns/dns"
 	"skiff/netns/lease"
+	"skiff/netns/netlink"
 	"skiff/netns/ports"
 	"skiff/netns/relay"
 	"skiff/pull/store"
@@ -52,6 +53,9 @@ type connector interface {
 	// the init, and stays the caller's.
 	connect(pr *Process, inside int) error
 
+	// unpublish ends what serves published ports.
+	unpublish()
+
 	// close gives back what the host lent. The links go by themselves, with the
 	// network namespaces.
 	close()
@@ -83,6 +87,13 @@ func (r *Runner) network(o *Options, id string, published []ports.Socket) (*netw
 	}, nil
 }
 
+// unpublish leaves published ports to another try. A network that is nil has none.
+func (n *network) unpublish() {
+	if n != nil && n.to != nil {
+		n.to.unpublish()
+	}
+}
+
 func (n *network) close() {
 	if n.to != nil {
 		n.to.close()
@@ -97,6 +108,8 @@ type bridged struct {
 	attached  *bridge.Network
 	say       func(format string, args ...any)
 	ports     []ports.Socket
+	owner     *netlink.Conn // of the rules for ports, or nil
+	forward   *relay.Relay  // what serves the ports, or nil
 }
 
 func (r *Runner) bridge(o *Options, id string, published []ports.Socket, laps *plan.Laps) (_ *network, err error) {
@@ -158,13 +171,23 @@ func (b *bridged) connect(pr *Process, inside int) error {
 	if len(b.ports) == 0 {
 		return nil
 	}
-	// The table stays for the life of the process, and goes with it.
-	if _, err := b.host.Publish(b.attached, b.container.Addr, b.ports); err != nil {
+	if b.owner, err = b.host.Publish(b.attached, b.container.Addr, b.ports); err != nil {
 		return &NetworkError{Err: err}
 	}
 	b.container.Laps.Lap("bridge: publish ports")
-	_, err = relay.Forward(context.Background(), b.container.Addr, b.ports, func(line string) { b.say("%s", line) })
-	return err
+	if b.forward, err = relay.Forward(context.Background(), b.host.Gateway, b.container.Addr, b.ports, func(line string) { b.say("%s", line) }); err != nil {
+		return &NetworkError{Err: err}
+	}
+	return nil
+}
+
+func (b *bridged) unpublish() {
+	if b.owner != nil {
+		b.owner.Close()
+	}
+	if b.forward != nil {
+		b.forward.Close()
+	}
 }
 
 func (b *bridged) close() {
@@ -185,7 +208,8 @@ type relayed struct {
 	store   *store.Store
 	options *RelayOptions
 	ports   []ports.Socket
-	started chan started // of the last begin
+	started chan started // of the last begin, until it is known
+	relay   *relay.Relay
 
 	hostGateway bool
 	laps        *plan.Laps
@@ -203,23 +227,20 @@ type started struct {
 const holdFact = "networks/.hold"
 
 func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
-	if n.started != nil {
-		// The init that it was for was given up, and the ports are wanted for this one.
-		if last := <-n.started; last.err == nil {
-			last.relay.Close()
-		}
-	}
+	// The init that it was for before was given up, and the ports are wanted for this one.
+	n.unpublish()
 	n.started = make(chan started, 1)
 	o := relay.Options{
 		PID: pr.PID, UserNS: ids.Kind != idmap.Host, Ready: ready,
 		Hold: relay.ParseHold(n.store.Fact(holdFact)), Ports: n.ports, HostGateway: n.hostGateway, Laps: n.laps,
 		Log: func(line string) { n.say("%s", line) },
 	}
+	known := n.started
 	n.options.to(&o)
 	switch rung := os.Getenv(relayVariable); rung {
 	case "":
 	case "pasta":
-		n.started <- started{err: errNoRelay}
+		known <- started{err: errNoRelay}
 		return
 	default:
 		o.Hold = relay.ParseHold(rung)
@@ -231,13 +252,13 @@ func (n *relayed) begin(pr *Process, ids idmap.Map, ready func() error) {
 		if err == nil && o.Hold == relay.HoldAny && r.Hold() == relay.HoldCompat {
 			n.store.KeepFact(holdFact, r.Hold().String()) // or it is found out again
 		}
-		n.started <- started{r, err}
+		known <- started{r, err}
 	}()
 }
 
 func (n *relayed) connect(pr *Process, inside int) error {
 	last := <-n.started
-	if last.err == nil {
+	if n.started, n.relay = nil, last.relay; last.err == nil {
 		return nil
 	}
 	failed := &NetworkError{Err: last.err}
@@ -257,6 +278,17 @@ func (n *relayed) connect(pr *Process, inside int) error {
 		}
 	}
 	return failed
+}
+
+func (n *relayed) unpublish() {
+	if n.started != nil {
+		last := <-n.started
+		n.started, n.relay = nil, last.relay
+	}
+	if n.relay != nil {
+		n.relay.Close()
+		n.relay = nil
+	}
 }
 
 // close leaves the relay to the end of the process, which is near.

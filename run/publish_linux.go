@@ -20,9 +20,9 @@ import (
 func (r *Runner) publish(o *Options, img *store.Image) ([]ports.Socket, error) {
 	list := o.Publish
 	if o.PublishAll {
-		more, err := exposed(o, img)
+		more, err := Exposed(slices.Concat(img.Config.ExposedPorts, o.Expose))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("exposed ports: %w", err)
 		}
 		list = slices.Concat(list, r.unpublished(list, more))
 	}
@@ -35,7 +35,7 @@ func (r *Runner) publish(o *Options, img *store.Image) ([]ports.Socket, error) {
 	}
 	sockets, err := ports.Bind(list, o.PublishAddresses)
 	var e *ports.Error
-	if errors.As(err, &e) && errors.Is(err, unix.EADDRINUSE) && e.Port != 0 {
+	if errors.As(err, &e) && errors.Is(err, unix.EADDRINUSE) && e.Host.Port() != 0 {
 		e.Holder = r.holder(e)
 	}
 	return sockets, err
@@ -56,12 +56,23 @@ func (r *Runner) unpublished(list []ports.Port, more []ports.Port) (rest []ports
 	return rest
 }
 
-// exposed are the ports that the image and the user expose, each once, in order.
-func exposed(o *Options, img *store.Image) (list []ports.Port, err error) {
-	for _, text := range slices.Concat(img.Config.ExposedPorts, o.Expose) {
-		first, last, proto, err := ParseExposed(text)
-		if err != nil {
-			return nil, fmt.Errorf("exposed ports: %w", err)
+// exposedMost bounds the ports that are exposed: an image may name all of them, and that often.
+const exposedMost = 1 << 17
+
+// Exposed are the ports that texts of ParseExposed name, each once, in order. What is no
+// port is left out, and the error is about the first of those.
+func Exposed(texts []string) (list []ports.Port, err error) {
+	for _, text := range texts {
+		first, last, proto, wrong := ParseExposed(text)
+		if n := int(last) - int(first) + 1; wrong == nil && len(list)+n > exposedMost {
+			err = errors.New("there are too many")
+			break
+		}
+		if wrong != nil {
+			if err == nil {
+				err = wrong
+			}
+			continue
 		}
 		for n := int(first); n <= int(last); n++ {
 			list = append(list, ports.Port{Container: uint16(n), Proto: proto})
@@ -73,7 +84,7 @@ func exposed(o *Options, img *store.Image) (list []ports.Port, err error) {
 		}
 		return strings.Compare(string(a.Proto), string(b.Proto))
 	})
-	return slices.Compact(list), nil
+	return slices.Compact(list), err
 }
 
 // ParseExposed reads a port or a range of them, with its protocol or as TCP's.
@@ -104,7 +115,8 @@ func (r *Runner) holder(e *ports.Error) string {
 			continue
 		}
 		for _, p := range c.Ports {
-			if p.HostPort == e.Port && p.Protocol == string(e.Proto) {
+			a, err := netip.ParseAddr(p.HostIP)
+			if err == nil && e.InTheWay(ports.Binding{Host: netip.AddrPortFrom(a, p.HostPort), Proto: ports.Proto(p.Protocol)}) {
 				return c.Name
 			}
 		}

@@ -58,9 +58,12 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 	if err != nil {
 		return 0, process.abandon(err)
 	}
+	var net *network
 	defer func() {
 		if err != nil {
-			ports.Close(published) // it may be tried again
+			// It may be tried again.
+			net.unpublish()
+			ports.Close(published)
 		}
 	}()
 	c, err := r.create(o, img, process, published)
@@ -75,8 +78,7 @@ func (r *Runner) Run(ctx context.Context, o *Options, img *store.Image, beside f
 			r.Say("container %.12s: %v", c.ID, errEnd)
 		}
 	}()
-	net, err := r.network(o, c.ID, published)
-	if err != nil {
+	if net, err = r.network(o, c.ID, published); err != nil {
 		return 0, process.abandon(err)
 	}
 	defer net.close()

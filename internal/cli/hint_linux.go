@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -9,6 +10,7 @@ import (
 	"skiff/internal/idmap"
 	"skiff/internal/plan"
 	"skiff/layers"
+	"skiff/netns/ports"
 	"skiff/pull"
 	"skiff/pull/store"
 	"skiff/run"
@@ -36,6 +38,7 @@ func hintFor(err error) string {
 	var busy *pull.BusyError
 	var login *pull.LoginError
 	var unmapped *layers.UnmappedError
+	var port *ports.Error
 	switch {
 	case errors.As(err, &usage) && usage.usage:
 		return "see `skiff " + usage.verb + " --help`"
@@ -65,6 +68,8 @@ func hintFor(err error) string {
 		return "another skiff made the store: use that one, or another store with --root or SKIFF_ROOT"
 	case errors.As(err, &readOnly):
 		return "put the store where you may write, with --root or SKIFF_ROOT"
+	case errors.As(err, &port):
+		return publishing(port)
 	case errors.As(err, &network) && network.Missing != "":
 		return "root can load that module with `modprobe " + network.Missing + "`; `pasta` would serve instead if it were installed and had /dev/net/tun; `--network none` and `--network host` need neither"
 	case errors.As(err, &network):
@@ -101,6 +106,28 @@ func hintFor(err error) string {
 
 func permission(err error) bool {
 	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES)
+}
+
+// publishing is about a port of the host that cannot be had.
+func publishing(e *ports.Error) string {
+	switch {
+	case e.Holder != "":
+		return "`skiff rm -f " + e.Holder + "` ends it; or choose another port, or leave it out for one that is free"
+	case errors.Is(e.Err, syscall.EADDRINUSE) && e.Host.Port() != 0:
+		kind := "-ltnp"
+		if e.Proto == ports.UDP {
+			kind = "-lunp"
+		}
+		return fmt.Sprintf("`ss %s sport = :%d` shows who has it; or choose another port, or leave it out for one that is free", kind, e.Host.Port())
+	case permission(e.Err) && e.Host.Port() != 0:
+		return fmt.Sprintf("users may have ports from %s on: `sudo sysctl net.ipv4.ip_unprivileged_port_start=%d` allows this one",
+			doctor.Setting("/proc/sys/net/ipv4/ip_unprivileged_port_start"), e.Host.Port())
+	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
+		return "`ip address` shows the host's addresses; 0.0.0.0 is all of them"
+	case errors.Is(e.Err, syscall.EMFILE):
+		return "raise the limit of open files, which `ulimit -n` shows"
+	}
+	return ""
 }
 
 // executing is about a program that did not start.

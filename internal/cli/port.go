@@ -96,16 +96,14 @@ func portsOf(l state.Listed) []shownPort {
 	for _, p := range l.Ports {
 		list = append(list, shownPort{p})
 	}
-	for _, text := range l.Exposed {
-		first, last, proto, err := run.ParseExposed(text)
-		if err != nil {
-			continue // of an image that nobody checked
-		}
-		for n := int(first); n <= int(last); n++ {
-			p := shownPort{state.Port{ContainerPort: uint16(n), Protocol: string(proto)}}
-			if !slices.ContainsFunc(l.Ports, func(q state.Port) bool { return q.ContainerPort == p.ContainerPort && q.Protocol == p.Protocol }) {
-				list = append(list, p)
-			}
+	published := map[string]bool{}
+	for _, p := range list {
+		published[p.inside()] = true
+	}
+	exposed, _ := run.Exposed(l.Exposed) // of an image that nobody checked
+	for _, e := range exposed {
+		if p := (shownPort{state.Port{ContainerPort: e.Container, Protocol: string(e.Proto)}}); !published[p.inside()] {
+			list = append(list, p)
 		}
 	}
 	slices.SortStableFunc(list, func(a, b shownPort) int {

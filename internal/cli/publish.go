@@ -118,17 +118,17 @@ func published(text string) ([]ports.Port, error) {
 
 // publishAddress is an address of the host. The brackets are those of IPv6.
 func publishAddress(text string) (netip.Addr, error) {
-	inner, bracketed := strings.CutPrefix(text, "[")
-	if bracketed {
-		inner = strings.TrimSuffix(inner, "]")
+	inner := text
+	if strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]") {
+		inner = text[1 : len(text)-1]
 	}
 	a, err := netip.ParseAddr(inner)
 	switch {
-	case err != nil, bracketed && !strings.HasSuffix(text, "]"):
+	case err != nil:
 		return a, fmt.Errorf("%q is no address", text)
 	case a.Zone() != "":
 		return a, fmt.Errorf("%q: an address with a zone cannot be published", text)
-	case a.Is4() && bracketed:
+	case a.Is4() && inner != text:
 		return a, fmt.Errorf("%q: brackets are for IPv6", text)
 	}
 	return a.Unmap(), nil

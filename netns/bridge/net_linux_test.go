@@ -294,11 +294,11 @@ func (w *world) refuse(s *space, network, to string) error {
 	return err
 }
 
-// dump is all of nftables, all links, addresses and routes, as nft and ip
+// dump is all of nftables but its counters, all links, addresses and routes, as nft and ip
 // print them.
 func (w *world) dump() string {
 	w.t.Helper()
-	out, err := exec.Command("nft", "list", "ruleset").CombinedOutput()
+	out, err := exec.Command("nft", "-s", "list", "ruleset").CombinedOutput()
 	if err != nil {
 		w.t.Fatalf("%v\n%s", err, out)
 	}

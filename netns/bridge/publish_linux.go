@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -31,7 +32,23 @@ func (h *Host) Publish(n *Network, to netip.Addr, sockets []ports.Socket) (owner
 		owner.Close()
 		return nil, fmt.Errorf("publish ports: %w", missingNft(err))
 	}
+	// Of a container that had the ports before. A kernel without the means keeps them.
+	if udp := udpPorts(list); len(udp) > 0 {
+		owner.ForgetUDP(func(port uint16) bool { return udp[port] })
+	}
 	return owner, nil
+}
+
+func udpPorts(list []*group) map[uint16]bool {
+	udp := map[uint16]bool{}
+	for _, g := range list {
+		for _, e := range g.ports {
+			if g.proto == ports.UDP {
+				udp[binary.BigEndian.Uint16(e.Key)] = true
+			}
+		}
+	}
+	return udp
 }
 
 // A group is the ports of one address and protocol.

@@ -38,7 +38,7 @@ func Bind(list []Port, defaults []netip.Addr) (_ []Socket, err error) {
 			}
 			if bound[i], err = bindOne(p, addresses, optional); err != nil {
 				var e *Error
-				if errors.As(err, &e) && errors.Is(err, unix.EADDRINUSE) && ours(slices.Concat(bound...), e, p) {
+				if errors.As(err, &e) && e.Err == unix.EADDRINUSE && !p.Chosen() && ours(slices.Concat(bound...), e) {
 					e.Err = ErrTwice
 				}
 				return nil, err
@@ -49,10 +49,8 @@ func Bind(list []Port, defaults []netip.Addr) (_ []Socket, err error) {
 }
 
 // ours says whether one of the sockets is in the way of a port.
-func ours(sockets []Socket, e *Error, p Port) bool {
-	return slices.ContainsFunc(sockets, func(s Socket) bool {
-		return s.Proto == p.Proto && s.Host.Port() == e.Port && p.First == p.Last
-	})
+func ours(sockets []Socket, e *Error) bool {
+	return slices.ContainsFunc(sockets, func(s Socket) bool { return e.InTheWay(s.Binding) })
 }
 
 // Close closes sockets.
@@ -93,7 +91,7 @@ func bindAt(p Port, port uint16, addresses []netip.Addr, optional bool) (sockets
 		}
 		if err != nil {
 			Close(sockets)
-			return nil, &Error{At: p.host(a), Port: port, Proto: p.Proto, Err: err}
+			return nil, &Error{At: p.host(a), Host: netip.AddrPortFrom(a, port), Proto: p.Proto, Err: err}
 		}
 		port = s.Host.Port()
 		sockets = append(sockets, s)

@@ -70,8 +70,8 @@ type Socket struct {
 
 // An Error is a port of the host that cannot be had.
 type Error struct {
-	At     string // address and port, or range of ports
-	Port   uint16 // the last one that was tried; 0 if the kernel was to choose
+	At     string         // address and port, or range of ports
+	Host   netip.AddrPort // the last one that was tried; port 0 if the kernel was to choose
 	Proto  Proto
 	Holder string // the container that has it, or ""; the caller knows
 	Err    error  // the errno, or ErrTwice
@@ -92,6 +92,13 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// InTheWay reports whether a binding keeps the one that failed from being made.
+func (e *Error) InTheWay(b Binding) bool {
+	a, other := e.Host.Addr(), b.Host.Addr()
+	return b.Proto == e.Proto && b.Host.Port() == e.Host.Port() && a.Is4() == other.Is4() &&
+		(a == other || a.IsUnspecified() || other.IsUnspecified())
+}
 
 // loopback are the default addresses.
 var loopback = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}

@@ -12,20 +12,20 @@ import (
 
 // Forward serves published ports where the container is reached from the calling
 // thread's network namespace, as in root's network: no R is made. The sockets stay
-// the caller's, and open until the relay is closed or the process ends. The container sees the
-// address that the host has on its way to it.
-func Forward(ctx context.Context, to netip.Addr, sockets []ports.Socket, log func(string)) (*Relay, error) {
+// the caller's, and open until the relay is closed or the process ends. The container sees
+// gateway, which is the host's address on the way to it.
+func Forward(ctx context.Context, gateway, to netip.Addr, sockets []ports.Socket, log func(string)) (*Relay, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := &Relay{address: netip.PrefixFrom(to, to.BitLen()), log: log}
-	r.limit()
+	r := &Relay{address: netip.PrefixFrom(to, to.BitLen()), gateway: gateway, log: log}
+	r.limit(len(sockets))
 	l, err := newLoop(r)
 	if err != nil {
 		return nil, err
 	}
 	r.first = l
-	if err := l.enter(r.address, nil, sockets); err != nil {
+	if err := l.enter(nil, sockets); err != nil {
 		unix.Close(l.epoll)
 		return nil, err
 	}

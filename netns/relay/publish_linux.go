@@ -19,6 +19,7 @@ import (
 // is root's network, all clients are the gateway.
 type entrance struct {
 	to      netip.Addr // the container
+	gateway netip.Addr
 	inside  netip.Prefix
 	stock   *stock // sockets of R, or nil: those of the host reach the container
 	waiting []door // not watched: for want of sockets, or because there are too many
@@ -33,8 +34,9 @@ type door interface {
 }
 
 // enter has the loop serve published ports. The sockets stay the caller's.
-func (l *loop) enter(to netip.Prefix, s *stock, sockets []ports.Socket) error {
-	l.entrance = &entrance{to: to.Addr(), inside: to.Masked(), stock: s}
+func (l *loop) enter(s *stock, sockets []ports.Socket) error {
+	r := l.relay
+	l.entrance = &entrance{to: r.address.Addr(), inside: r.address.Masked(), gateway: r.gateway, stock: s}
 	for _, p := range sockets {
 		var d door = &publisher{p.FD, p.Container}
 		if p.Proto == ports.UDP {
@@ -136,27 +138,32 @@ func (l *loop) inward(fd int, from, to netip.AddrPort) {
 }
 
 // connectAs returns a socket that connects to the container as the client: with
-// its address and port, or else its address and any port, or else as the gateway.
-func (l *loop) connectAs(kind int, from, to netip.AddrPort) (int, syscall.Errno) {
+// its address and port, or else its address and any port, or as the gateway.
+//
+// On the host TIME_WAIT may have used up the gateway's ports, after 28,000 connections in a
+// minute that clients ended. For a port that is named, unlike one that it chooses, the kernel passes over
+// that (tcp_twsk_unique), and the client's is as good as any. It is not the first choice, since a port that was
+// named is no one else's to be chosen.
+func (l *loop) connectAs(kind int, from, to netip.AddrPort) (fd int, errno syscall.Errno) {
 	e := l.entrance
-	if e.stock == nil {
-		return l.connectFrom(kind, netip.AddrPort{}, to)
+	as := [...]netip.AddrPort{from, netip.AddrPortFrom(from.Addr(), 0), {}}
+	if !e.visible(from.Addr()) {
+		as = [...]netip.AddrPort{{}, netip.AddrPortFrom(e.gateway, from.Port()), {}}
 	}
-	if e.visible(from.Addr()) {
-		for _, as := range [...]netip.AddrPort{from, netip.AddrPortFrom(from.Addr(), 0)} {
-			// EADDRINUSE: the port is one of skiff's own in R. EADDRNOTAVAIL: the client
-			// has a connection to this very port from there, by another of the host's.
-			if fd, errno := l.connectFrom(kind, as, to); errno != unix.EADDRINUSE && errno != unix.EADDRNOTAVAIL {
-				return fd, errno
-			}
+	for _, a := range as {
+		// EADDRINUSE: the port is skiff's own in R, or somebody's on the host. EADDRNOTAVAIL: the
+		// client has a connection to this very port from there, by another of the host's.
+		fd, errno = l.connectFrom(kind, a, to)
+		if errno != unix.EADDRINUSE && errno != unix.EADDRNOTAVAIL {
+			break
 		}
 	}
-	return l.connectFrom(kind, netip.AddrPort{}, to)
+	return fd, errno
 }
 
 // visible says whether an address can be a client's inside.
 func (e *entrance) visible(a netip.Addr) bool {
-	return a.Is4() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() && !e.inside.Contains(a)
+	return e.stock != nil && a.Is4() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() && !e.inside.Contains(a)
 }
 
 // connectFrom takes a socket and connects it, bound if from is valid.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,7 +55,7 @@ func forwarded(t testing.TB, address string, proto ports.Proto, inside ...uint16
 	t.Helper()
 	needWorld(t)
 	sockets := publish(t, address, proto, inside...)
-	r, err := Forward(context.Background(), netip.MustParseAddr(outsideIP), sockets, func(line string) { t.Log(line) })
+	r, err := Forward(context.Background(), hostAddress.Addr(), netip.MustParseAddr(outsideIP), sockets, func(line string) { t.Log(line) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,8 +260,9 @@ func TestInwardLimit(t *testing.T) {
 	}
 }
 
-// The sockets of R are made by a task that ends; none is left, and no memory.
-func TestStockReaped(t *testing.T) {
+// The sockets of R are made by tasks that end, and leave nothing behind that would use up
+// the gateway's ports.
+func TestInwardLeavesNothing(t *testing.T) {
 	_, r, at := published(t, "127.0.0.1", ports.TCP, 7)
 	for range 20 {
 		if got := parts["many"]([]string{at[0].String(), "100"}); got != "ok" {
@@ -271,5 +273,18 @@ func TestStockReaped(t *testing.T) {
 	var info unix.Siginfo
 	if err := unix.Waitid(unix.P_ALL, 0, &info, syscall.WEXITED|syscall.WNOHANG|syscall.WNOWAIT, nil); err == nil && info.Signo != 0 {
 		t.Error("a task was not reaped")
+	}
+	sockets := make(chan string)
+	go func() {
+		runtime.LockOSThread() // and the thread ends in R
+		if err := unix.Setns(r.stock.netns, unix.CLONE_NEWNET); err != nil {
+			sockets <- err.Error()
+			return
+		}
+		text, err := os.ReadFile("/proc/thread-self/net/sockstat")
+		sockets <- fmt.Sprint(string(text), err)
+	}()
+	if text := <-sockets; !strings.Contains(text, " tw 0 ") {
+		t.Error("sockets of R in TIME_WAIT, or what else: ", text)
 	}
 }

@@ -59,7 +59,7 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 	}
 	r.gateway4 = addressOf(r.gateway)
 	r.dns = r.newForwarder(&o)
-	r.limit()
+	r.limit(o.descriptors())
 	started := make(chan error, 1)
 	r.done.Add(1)
 	go func() {
@@ -71,7 +71,7 @@ func Start(ctx context.Context, o Options) (*Relay, error) {
 			err = r.serve()
 		}
 		if err == nil && len(o.Ports) > 0 {
-			err = r.first.enter(r.address, r.stock, o.Ports)
+			err = r.first.enter(r.stock, o.Ports)
 		}
 		o.Laps.Lap("relay: watch sockets")
 		started <- err
@@ -123,13 +123,13 @@ const reserve = 64
 
 // limit settles how many connections there may be. The Go runtime has raised
 // RLIMIT_NOFILE to its hard limit (os/rlimit.go); half of it is for TCP, which
-// takes two descriptors a connection, a quarter for UDP.
-func (r *Relay) limit() {
+// takes two descriptors a connection, a quarter for UDP. others are in use already.
+func (r *Relay) limit(others int) {
 	var n unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &n); err != nil {
 		n.Cur = 1024
 	}
-	files := max(int64(min(n.Cur, 1<<20))-reserve, 64)
+	files := max(int64(min(n.Cur, 1<<20))-reserve-int64(others), 64)
 	r.most = files / 4 * 3
 	r.mostFlows = int(min(files/4, 4096))
 }
