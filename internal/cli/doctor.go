@@ -49,6 +49,9 @@ func examine(c *cli.Context) error {
 		}
 		found = append(found, f)
 	}
+	if len(found) == 0 {
+		return fmt.Errorf("%s: makes no difference to this user", strings.Join(c.Args().Slice(), ", "))
+	}
 	if c.Bool("json") {
 		err = printJSON(found)
 	} else {

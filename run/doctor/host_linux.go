@@ -79,7 +79,7 @@ func cgroups(*Host) Finding {
 	const none = "none of the container's own: nothing is limited or counted"
 	var st unix.Statfs_t
 	unified := unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
-	path := cgroup.Path(fmt.Sprintf("doctor-%d", os.Getpid()))
+	path := cgroup.Path(fmt.Sprintf("%064x", os.Getpid())) // as of a container, so that it is swept if skiff is killed
 	switch {
 	case path == "" && !unified:
 		f := Finding{Status: Limited, Uses: none, Why: "the host has version 1 of control groups, or both; version 2 is needed"}
