@@ -445,12 +445,16 @@ func abortHere(a []string) string {
 	return word(c.Close())
 }
 
-// serveLate serves one datagram after the other.
+// serveLate serves one datagram after the other. It tells how that ended when it is
+// there for the next.
 func serveLate() {
-	for {
+	for end := ""; ; {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err == nil {
 			err = unix.Bind(fd, &unix.SockaddrInet4{Port: 26})
+		}
+		if end != "" {
+			lastEnds <- end
 		}
 		var from unix.Sockaddr
 		if err == nil {
@@ -459,12 +463,12 @@ func serveLate() {
 		if err == nil {
 			err = unix.Connect(fd, from)
 		}
-		for try := 0; err == nil && try < 50; try++ {
+		for try := 0; err == nil && try < 100; try++ {
 			time.Sleep(10 * time.Millisecond)
 			_, err = unix.Write(fd, []byte("late"))
 		}
 		unix.Close(fd)
-		lastEnds <- word(err)
+		end = word(err)
 	}
 }
 

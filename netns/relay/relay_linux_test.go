@@ -46,6 +46,20 @@ func TestEcho(t *testing.T) {
 	}
 }
 
+// A connection that is bulky in both directions goes to the second loop, and nothing
+// of it is carried by the first any more: bytes were lost or changed places once in some
+// hundred transfers beside other work.
+func TestHandedOver(t *testing.T) {
+	for _, h := range []Hold{HoldAny, HoldNone} {
+		c, _ := network(t, Options{Hold: h})
+		for range fromEnv("SKIFF_TRANSFERS", 4) {
+			if got := c.do(t, "echo %s:7 %d", outsideIP, 32<<20); got != "ok" {
+				t.Errorf("%v: %s", h, got)
+			}
+		}
+	}
+}
+
 // Datagrams that come together go together, and come apart again.
 func TestBurst(t *testing.T) {
 	c, _ := network(t, Options{IPv6: Always})
@@ -67,9 +81,6 @@ func TestGarble(t *testing.T) {
 			t.Fatal(got)
 		}
 	}
-	if links, err := traffic.Of(c.cmd.Process.Pid); err != nil || len(links) != 1 || links[0].PacketsIn < 100 {
-		t.Errorf("hardly an answer: %+v, %v", links, err)
-	}
 	for _, what := range []string{
 		"dial " + outsideIP + ":7", "dial [2001:db8:1::2]:7", "udp " + outsideIP + ":7 64 5",
 		"ping raw " + outsideIP + " 56 64", "ping raw 2001:db8:1::2 56 64",
@@ -77,5 +88,8 @@ func TestGarble(t *testing.T) {
 		if got := c.do(t, "%s", what); got != "ok" {
 			t.Errorf("%s: %s", what, got)
 		}
+	}
+	if links, err := traffic.Of(c.cmd.Process.Pid); err != nil || len(links) != 1 || links[0].PacketsIn < 100 {
+		t.Errorf("hardly an answer: %+v, %v", links, err)
 	}
 }

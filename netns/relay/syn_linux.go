@@ -289,7 +289,7 @@ func (l *loop) join(in, out *end) {
 	// Whatever happened outside since it connected told only the held one.
 	out.hung = true
 	l.pump(out)
-	if !out.dead && !out.eof {
+	if l.has(out) && !out.eof {
 		out.hung = false
 	}
 }
@@ -326,8 +326,8 @@ func (l *loop) acceptFirst(in *end, t tuple) {
 	}
 }
 
-// connected is the outcome of connecting for acceptFirst. It says whether e
-// lives.
+// connected is the outcome of connecting for acceptFirst. It says whether there
+// is anything to carry.
 func (l *loop) connected(e *end, events uint32) bool {
 	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
 		l.reset(e)
@@ -338,5 +338,5 @@ func (l *loop) connected(e *end, events uint32) bool {
 	}
 	e.connecting = false
 	l.pump(e.peer)
-	return !e.dead
+	return true
 }

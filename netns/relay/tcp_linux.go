@@ -50,8 +50,12 @@ func (l *loop) pair(in, out *end) bool {
 // waiting says whether something is to be written to e.
 func (e *end) waiting() bool { return len(e.out) > 0 || e.piped > 0 }
 
+// has says whether e is this loop's still: carrying may close it, or hand it to
+// the second loop, which is at work on it at once.
+func (l *loop) has(e *end) bool { return l.table[e.fd].handler == handler(e) }
+
 func (e *end) event(l *loop, events uint32) {
-	if e.connecting && !l.connected(e, events) {
+	if e.connecting && !l.connected(e, events) || !l.has(e) {
 		return
 	}
 	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
@@ -60,11 +64,11 @@ func (e *end) event(l *loop, events uint32) {
 	if events&unix.EPOLLOUT != 0 && e.waiting() && l.flush(e) {
 		l.pump(e.peer)
 	}
-	if events&unix.EPOLLIN != 0 || e.hung {
+	if l.has(e) && (events&unix.EPOLLIN != 0 || e.hung) {
 		l.pump(e)
 	}
 	// Once everything is read, no read tells of a reset, nor while the peer connects.
-	if events&unix.EPOLLERR != 0 && (e.eof || e.peer.connecting) {
+	if events&unix.EPOLLERR != 0 && l.has(e) && (e.eof || e.peer.connecting) {
 		l.reset(e)
 	}
 }
