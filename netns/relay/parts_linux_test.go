@@ -222,14 +222,16 @@ func half(a []string) string {
 	return "ok"
 }
 
-// rst ADDRESS writes a byte and returns how reading ends.
+// rst ADDRESS writes a byte and returns how that or reading ends.
 func rst(a []string) string {
 	c, err := net.Dial("tcp4", a[0])
 	if err != nil {
 		return word(err)
 	}
 	defer c.Close()
-	c.Write([]byte{1})
+	if _, err := c.Write([]byte{1}); err != nil {
+		return word(err) // the reset was there before, and is told once
+	}
 	c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	_, err = c.Read(make([]byte, 1))
 	return word(err)
