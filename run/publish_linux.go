@@ -19,19 +19,19 @@ import (
 // else of it. Who has no network of its own publishes nothing, as with docker.
 func (r *Runner) publish(o *Options, img *store.Image) ([]ports.Socket, error) {
 	list := o.Publish
+	if len(list) == 0 && !o.PublishAll {
+		return nil, nil
+	}
+	if o.Network != NetworkDefault {
+		r.Say("published ports mean nothing with --network %s", o.Network)
+		return nil, nil
+	}
 	if o.PublishAll {
 		more, err := Exposed(slices.Concat(img.Config.ExposedPorts, o.Expose))
 		if err != nil {
 			return nil, fmt.Errorf("exposed ports: %w", err)
 		}
 		list = slices.Concat(list, r.unpublished(list, more))
-	}
-	if len(list) == 0 {
-		return nil, nil
-	}
-	if o.Network != NetworkDefault {
-		r.Say("published ports mean nothing with --network %s", o.Network)
-		return nil, nil
 	}
 	sockets, err := ports.Bind(list, o.PublishAddresses)
 	var e *ports.Error

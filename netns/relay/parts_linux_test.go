@@ -278,7 +278,7 @@ func half(a []string) string {
 	return "ok"
 }
 
-// rst ADDRESS writes a byte and returns how reading ends.
+// rst ADDRESS writes a byte and returns how that or reading ends.
 func rst(a []string) string {
 	c, err := net.Dial("tcp", a[0])
 	if err != nil {

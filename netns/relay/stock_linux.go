@@ -35,8 +35,8 @@ type shelf struct {
 	task  *plan.Task // that is making more, or nil
 }
 
-// newStock is for the namespace of a socket.
-// Source: netdevice(7) does not have SIOCGSKNS; kernel commit c62cce2caee5, 4.10.
+// newStock is for the namespace of a socket, which SIOCGSKNS opens for who is its
+// administrator (sock_ioctl of the kernel, 4.10).
 func newStock(userns, socket int) (*stock, error) {
 	netns, err := unix.IoctlRetInt(socket, unix.SIOCGSKNS)
 	if err != nil {
