@@ -106,8 +106,15 @@ func each(f *format.Format, values []any) error {
 func inspected(r *run.Runner, name, kind string) (any, error) {
 	if kind != "image" {
 		l, err := r.Containers().Find(name)
-		if err == nil || kind == "container" {
-			return containerOf(l), err
+		if err == nil {
+			c := containerOf(l)
+			if l.Status == state.Running {
+				c.NetworkSettings.Networks, err = endpoints(r.Networks(), l.ID)
+			}
+			return c, err
+		}
+		if kind == "container" {
+			return nil, err
 		}
 		if !errors.Is(err, state.ErrAbsent) {
 			return nil, err
@@ -248,7 +255,10 @@ type inspectedContainer struct {
 		Labels map[string]string
 	}
 	HostConfig      struct{ AutoRemove bool }
-	NetworkSettings struct{ Ports map[string][]portBinding }
+	NetworkSettings struct {
+		Ports    map[string][]portBinding
+		Networks map[string]inspectedEndpoint // named ones, while the container runs
+	}
 }
 
 func containerOf(l state.Listed) *inspectedContainer {
@@ -268,5 +278,6 @@ func containerOf(l state.Listed) *inspectedContainer {
 	}
 	c.HostConfig.AutoRemove = l.Remove
 	c.NetworkSettings.Ports = portMap(portsOf(l))
+	c.NetworkSettings.Networks = map[string]inspectedEndpoint{}
 	return c
 }

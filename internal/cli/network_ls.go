@@ -288,3 +288,38 @@ func inspectNetwork(dir networks.Dir, name string) (*inspectedNetwork, error) {
 	}
 	return v, nil
 }
+
+// An inspectedEndpoint is what a container has of a network, with docker's fields.
+type inspectedEndpoint struct {
+	Aliases     []string
+	NetworkID   string
+	EndpointID  string
+	Gateway     string
+	IPAddress   string
+	IPPrefixLen int
+	MacAddress  string
+}
+
+// endpoints are those of a container, by the names of the networks.
+func endpoints(dir networks.Dir, id string) (map[string]inspectedEndpoint, error) {
+	all, err := dir.List()
+	if err != nil {
+		return nil, err
+	}
+	of := map[string]inspectedEndpoint{}
+	for _, n := range all {
+		members, err := dir.Members(n)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range members {
+			if m.Info.ID == id {
+				of[n.Name] = inspectedEndpoint{
+					Aliases: m.Info.Aliases, NetworkID: n.ID, EndpointID: id, Gateway: n.Gateway.String(),
+					IPAddress: m.Addr.String(), IPPrefixLen: n.Subnet.Bits(), MacAddress: m.Info.MAC,
+				}
+			}
+		}
+	}
+	return of, nil
+}

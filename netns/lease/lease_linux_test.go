@@ -309,3 +309,38 @@ func BenchmarkAcquire(b *testing.B) {
 		l.Release()
 	}
 }
+
+// One address may be asked for; who has it keeps it, and the next one's word about
+// himself replaces the last one's.
+func TestTake(t *testing.T) {
+	pool, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	net, gateway := netip.MustParsePrefix("10.9.0.0/24"), netip.MustParseAddr("10.9.0.1")
+	addr := netip.MustParseAddr("10.9.0.7")
+	l, err := pool.Take(addr, net, gateway, Info{ID: "a", Name: "first"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Take(addr, net, gateway, Info{}); !errors.Is(err, ErrHeld) {
+		t.Errorf("taken twice: %v", err)
+	}
+	if err := l.Update(Info{ID: "a", Name: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := pool.Held(); err != nil || len(held) != 1 || held[0].Info.Name != "x" {
+		t.Errorf("held: %v, %v", held, err)
+	}
+	l.Release()
+	if l, err = pool.Take(addr, net, gateway, Info{}); err != nil {
+		t.Fatal(err)
+	}
+	l.Release()
+	for _, bad := range []string{"10.9.0.0", "10.9.0.1", "10.9.0.255", "10.9.1.7", "fd00::7"} {
+		if _, err := pool.Take(netip.MustParseAddr(bad), net, gateway, Info{}); err == nil {
+			t.Errorf("%s was given out", bad)
+		}
+	}
+}

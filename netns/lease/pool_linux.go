@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -107,6 +108,10 @@ func (p *Pool) Take(addr netip.Addr, prefix netip.Prefix, gateway netip.Addr, in
 		return nil, fmt.Errorf("%s is no address for a container in %s", addr, prefix)
 	}
 	fd, err := p.lock(addr.String())
+	for try := 0; err == unix.EWOULDBLOCK && try < 10; try++ {
+		time.Sleep(2 * time.Millisecond) // who looks whether it is free has it for a moment
+		fd, err = p.lock(addr.String())
+	}
 	if err == unix.EWOULDBLOCK {
 		return nil, fmt.Errorf("%s: %w", addr, ErrHeld)
 	}
