@@ -78,13 +78,15 @@ func applyHere(t testing.TB, dir string, l image.Layer, opt Options) (Result, er
 	return result, err
 }
 
-// splitFile is a file for Options.Split.
+// splitFile is a file for Options.Split, in no directory: a test may have a umask that
+// lets none be entered.
 func splitFile(t testing.TB) *os.File {
 	t.Helper()
-	f, err := os.OpenFile(t.TempDir(), unix.O_TMPFILE|os.O_RDWR, 0o600)
+	fd, err := unix.MemfdCreate("split", unix.MFD_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
 	}
+	f := os.NewFile(uintptr(fd), "split")
 	t.Cleanup(func() { f.Close() })
 	return f
 }
