@@ -229,7 +229,11 @@ func (r *Runner) create(o *Options, img *store.Image, pr *Process, published []p
 		h = containers.Unrecorded(c)
 	} else {
 		var err error
-		if h, err = containers.Create(c, o.Name != ""); err != nil {
+		if h, err = containers.Create(c, o.Name != ""); errors.Is(err, state.ErrNameTaken) {
+			r.Sweep() // of who was killed, perhaps
+			h, err = containers.Create(c, o.Name != "")
+		}
+		if err != nil {
 			return nil, r.Store.Explain("create container", r.Store.Path("containers"), err)
 		}
 	}
